@@ -1,0 +1,1 @@
+"""What models are: cards, routes, and the choice between them. No web, no database."""
