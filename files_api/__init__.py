@@ -1,0 +1,1 @@
+"""Who you are and what you stored: organisations, files, signed links."""

@@ -1,0 +1,1 @@
+"""Helpers that know no file, no document and no model."""

@@ -1,0 +1,286 @@
+"""What every door needs: errors in its dialect, the request id, the last resort.
+
+The error body is a superset that the Mistral and OpenAI SDKs, LibreChat and FastAPI-style
+clients all read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from files_api.kit import errors, observe
+
+Dialect = Callable[[errors.AppError, str], dict[str, Any]]
+"""Turns an error and the request id into a door's JSON body."""
+
+Answer = TypeVar("Answer")
+Body = TypeVar("Body", bound=BaseModel)
+
+CLIENT_GONE = 499
+"""nginx's status for a client that left; seen in logs only."""
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before the answer was ready."""
+
+
+def superset(error: errors.AppError, request_id: str) -> dict[str, Any]:
+    """Return the error body that every known client can read."""
+    facts = {
+        "message": error.message,
+        "type": error.kind,
+        "param": error.param,
+        "code": error.code,
+    }
+    # The Mistral SDK takes `detail` of a 422 only as a list; elsewhere clients show the text.
+    detail = error.details() or error.message
+    return {
+        "error": facts,
+        "object": "error",
+        **facts,
+        "detail": detail,
+        "request_id": request_id,
+    }
+
+
+def respond(error: errors.AppError, dialect: Dialect = superset) -> JSONResponse:
+    """Return the response for an error."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status in {409, 501}:
+        headers["x-should-retry"] = "false"
+    body = dialect(error, observe.request_id.get())
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+def known(error: Exception) -> errors.AppError:
+    """Return the client's view of any exception; what is not ours becomes a bare 500."""
+    if isinstance(error, errors.AppError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _shape(error.errors())
+    if isinstance(error, HTTPException):
+        by_status: dict[int, type[errors.AppError]] = {
+            400: errors.InvalidRequest,
+            404: errors.NotFound,
+            405: errors.MethodNotAllowed,
+            413: errors.TooLarge,
+        }
+        return by_status.get(error.status_code, errors.InvalidRequest)()
+    logging.getLogger(__name__).error("unhandled", exc_info=error)
+    return errors.InternalError()
+
+
+def _shape(problems: Sequence[Mapping[str, Any]]) -> errors.AppError:
+    items = [
+        # The offending input stays out: it may be a whole document as a data URI.
+        {"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]}
+        for item in problems
+    ]
+    if any(item["type"] == "json_invalid" for item in items):
+        return errors.InvalidJson()
+    first = items[0] if items else {"loc": [], "msg": "invalid"}
+    path = [str(part) for part in first["loc"] if part not in {"body", "query", "path"}]
+    where = ".".join(path) or None
+    message = f"{where}: {first['msg']}" if where else str(first["msg"])
+    return errors.ValidationFailed(message, param=where, items=items)
+
+
+def door_route(dialect: Dialect = superset) -> type[APIRoute]:
+    """Return a route class whose errors are written in the door's dialect."""
+
+    class DoorRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    return await handle(request)
+                except ClientGoneError:
+                    return Response(status_code=CLIENT_GONE)
+                except Exception as error:  # noqa: BLE001 - the one place where a door catches all
+                    return respond(known(error), dialect)
+
+            return answer
+
+    return DoorRoute
+
+
+def documented(*classes: type[errors.AppError]) -> dict[int | str, dict[str, Any]]:
+    """Return ``responses=`` for a route: each status with its codes and their meaning."""
+    by_status: dict[int | str, list[type[errors.AppError]]] = {}
+    for cls in (*classes, errors.InternalError):
+        by_status.setdefault(cls.status, []).append(cls)
+    return {
+        status: {
+            "description": "\n".join(f"- `{cls.code}`: {cls.default_message()}" for cls in group),
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+        }
+        for status, group in by_status.items()
+    }
+
+
+def add_error_schema(app: FastAPI) -> None:
+    """Put the error body's schema where the documented responses point to."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make()
+        text = {"type": ["string", "null"]}
+        facts = {"message": {"type": "string"}, "type": text, "param": text, "code": text}
+        document.setdefault("components", {}).setdefault("schemas", {})["ErrorBody"] = {
+            "type": "object",
+            "required": ["error", "object", "message", "type", "param", "code", "detail"],
+            "properties": {
+                "error": {"type": "object", "required": list(facts), "properties": facts},
+                "object": {"const": "error"},
+                **facts,
+                "detail": {
+                    "description": "A list of {loc, msg, type} at status 422, else the message.",
+                    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}],
+                },
+                "request_id": {"type": "string"},
+            },
+        }
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Write errors outside any door (no such path, wrong method) in the superset."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        found = known(error)
+        if isinstance(found, errors.NotFound) and type(found) is errors.NotFound:
+            found = errors.NotFound(f"There is nothing at {request.url.path}; see /docs.")
+        return respond(found)
+
+    app.add_exception_handler(HTTPException, answer)
+    app.add_exception_handler(RequestValidationError, answer)
+    app.add_exception_handler(errors.AppError, answer)
+
+
+async def read_json(
+    request: Request, model: type[Body], max_bytes: int, absent: object = None
+) -> Body:
+    """Return the request's JSON body as a model, whatever content type the client declared.
+
+    Args:
+        request: the request; its body must not have been read.
+        model: the shape.
+        max_bytes: most bytes taken; counted as they come, never trusted from a header.
+        absent: what an empty body means; None makes it an error.
+
+    Raises:
+        TooLarge: the body is longer.
+        InvalidJson: it is not JSON, or empty.
+        ValidationFailed: it is JSON of another shape; the message names the field.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise errors.TooLarge(f"The request body is longer than {max_bytes} bytes.")
+        chunks.append(chunk)
+    text = b"".join(chunks)
+    try:
+        value = orjson.loads(text) if text.strip() or absent is None else absent
+    except orjson.JSONDecodeError as error:
+        raise errors.InvalidJson from error
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _shape(error.errors(include_url=False, include_input=False)) from error
+
+
+async def until_gone(request: Request, work: Awaitable[Answer]) -> Answer:
+    """Return what ``work`` gives; cancel it when the client leaves.
+
+    The request's body must have been read: what is received after it is the hang-up.
+
+    Raises:
+        ClientGoneError: the client left first.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_hang_up(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGoneError
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class FrontDoor:
+    """ASGI entry: request id on every answer, `/v1/v1/*` as `/v1/*`, one log line, last resort."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        offered = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        current = observe.choose_request_id(offered)
+        token = observe.request_id.set(current)
+        # A Mistral client whose base URL ends in /v1 calls /v1/v1/ocr.
+        if scope["path"].startswith("/v1/v1/"):
+            scope = {**scope, "path": scope["path"][3:], "raw_path": scope["raw_path"][3:]}
+        try:
+            await self._answer(scope, receive, send, current)
+        finally:
+            observe.request_id.reset(token)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, current: str) -> None:
+        begun = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message["headers"], (b"x-request-id", current.encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:  # the server above must never see one
+            logging.getLogger(__name__).exception("unhandled")
+            if not status:
+                await respond(known(error))(scope, receive, send_with_id)
+        finally:
+            observe.log(
+                "recto.access",
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                seconds=round(time.perf_counter() - begun, 4),
+            )

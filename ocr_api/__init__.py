@@ -1,0 +1,1 @@
+"""What we read: documents become pages, pages become text."""
