@@ -1,0 +1,80 @@
+"""Builds the files service from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from files_api.accounts import Principal, ensure_local
+from files_api.blobs import open_store
+from files_api.callers import Callers
+from files_api.files import Files
+from files_api.kit.db import Database
+from files_api.kit.disk import make_folders
+from files_api.kit.observe import log
+from files_api.links import Links, load_or_make_secret
+from files_api.settings import FilesSettings
+
+
+class FilesService:
+    """The parts of the files service: ``database``, ``blobs``, ``links`` and ``files``."""
+
+    def __init__(self, settings: FilesSettings) -> None:
+        """Make the parts, the data folder and, without ``secret_key``, the secret.
+
+        Raises:
+            OSError: the data folder cannot be written.
+            UnknownLeafError: no blob store has the scheme of ``blob_url``.
+        """
+        self.settings = settings
+        make_folders(settings.data_dir.absolute())
+        secret = _bytes(settings.secret_key) or load_or_make_secret(settings.data_dir)
+        self.links = Links(secret, _bytes(settings.previous_secret_key))
+        self.database = Database(settings.effective_database_url())
+        self.blobs = open_store(settings.effective_blob_url())
+        self.files = Files(self.database, self.blobs, self.links, settings.max_file_bytes)
+        self._local: Principal | None = None
+
+    @property
+    def local(self) -> Principal:
+        """Return the local organisation's principal, once the service is open."""
+        if self._local is None:
+            raise RuntimeError("the files service is not open")
+        return self._local
+
+    async def open(self, upgrade: Callable[[Database], Awaitable[None]]) -> None:
+        """Bring the database up to date, clear what a crash left, find the local organisation.
+
+        Args:
+            upgrade: brings the database to the newest revision; the migrations know tables of
+                upper floors, so the caller hands them in.
+
+        Raises:
+            StorageUnavailable, StorageFull: the database or the blob store does not answer.
+        """
+        await upgrade(self.database)
+        self._local = await ensure_local(self.database)
+        if swept := await self.blobs.sweep():
+            log(__name__, "swept", temporary_files=swept)
+
+    def attach(self, app: FastAPI) -> None:
+        """Put the parts where the routes find them: ``app.state``. Call after `open`."""
+        app.state.callers = Callers(self.local)
+        app.state.files = self.files
+        app.state.public_url = self.settings.public_url
+
+    async def check(self) -> None:
+        """Raise `StorageUnavailable` or `StorageFull` when a part does not answer."""
+        await self.database.check()
+        await self.blobs.check()
+
+    async def close(self) -> None:
+        """Let go of the database and the blob store."""
+        await self.database.close()
+        await self.blobs.close()
+
+
+def _bytes(secret: SecretStr | None) -> bytes | None:
+    return secret.get_secret_value().encode() if secret else None

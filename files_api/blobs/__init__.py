@@ -1,0 +1,99 @@
+"""The street of blob stores: where the bytes of files lie. The URL's scheme names the leaf.
+
+A leaf is a file with one class that implements `BlobStore`. Keys are made by us, never from
+what a client sent.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from files_api.kit import named
+
+_KEY = re.compile(r"[a-z0-9][a-z0-9-]{0,63}(?:/[a-z0-9][a-z0-9-]{0,63}){0,3}")
+
+
+class BlobMissing(KeyError):
+    """There is no blob under this key."""
+
+
+class BlobExists(KeyError):
+    """There is a blob under this key already; blobs never change."""
+
+
+class BlobStore(ABC):
+    """Keeps blobs: written once, read often, deleted. Every method may be called concurrently.
+
+    All methods raise `StorageUnavailable` when the store does not answer and `StorageFull` when
+    it has no room; a malformed key is a `ValueError`.
+    """
+
+    @abstractmethod
+    def __init__(self, url: str) -> None:
+        """Keep the store's URL; touch nothing before the first use."""
+
+    @abstractmethod
+    async def put(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Write a blob. On return it is durable; before, nobody sees it.
+
+        When ``chunks`` raises or the caller is cancelled, nothing is left.
+
+        Raises:
+            BlobExists: the key is taken; the blob under it is untouched.
+        """
+
+    @abstractmethod
+    def read(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
+        """Yield a blob's bytes from the offset ``start``, in chunks of at most 1 MiB.
+
+        Raises:
+            BlobMissing: at the first step.
+        """
+
+    @abstractmethod
+    def local(self, key: str) -> AbstractAsyncContextManager[Path]:
+        """Give the blob as a file on this machine's disk, only for reading, inside the block.
+
+        Raises:
+            BlobMissing: there is no such blob.
+        """
+
+    @abstractmethod
+    async def delete(self, key: str) -> None:
+        """Delete a blob; one that is not there is fine."""
+
+    @abstractmethod
+    async def check(self) -> None:
+        """Try whether the store takes a blob now."""
+
+    @abstractmethod
+    async def sweep(self) -> int:
+        """Remove what aborted writes of dead processes left; return how many."""
+
+    async def close(self) -> None:  # noqa: B027 - most stores hold nothing open
+        """Let go of connections."""
+
+
+def check_key(key: str) -> str:
+    """Return the key.
+
+    Raises:
+        ValueError: it is not one to four segments of small letters, digits and hyphens.
+    """
+    if not _KEY.fullmatch(key):
+        raise ValueError("malformed blob key")
+    return key
+
+
+def open_store(url: str) -> BlobStore:
+    """Return the store at a URL; its scheme is the leaf's file name.
+
+    Raises:
+        UnknownLeafError: no leaf has this name; the message lists those that exist.
+    """
+    return named.leaf(__name__, urlsplit(url).scheme, BlobStore)(url)  # type: ignore[type-abstract]

@@ -1,0 +1,186 @@
+r"""Signed download links: who has the link may read one file until it expires. Pure.
+
+    GET /v1/files/{file}/content?org=…&exp=…&kid=…&sig=…
+    sig = base64url(HMAC-SHA256(key, "ocr-url-v1\nMETHOD\norg\nfile\nexp\nkid")), unpadded
+
+The key is derived from the master secret with HKDF-SHA256 (RFC 5869), and its id from the key,
+so that a change of the secret needs no table: the current key signs, the previous one verifies.
+
+Why the host is not signed: the same service has several names (port forwards, split-horizon
+DNS), and the signature alone proves that the link is ours.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+from base64 import urlsafe_b64encode
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from files_api.kit.disk import sync_folder
+from files_api.kit.errors import LinkForbidden
+from files_api.kit.ids import is_id
+
+MAX_HOURS = 168
+"""Longest life of a link: a week, as Mistral's and S3's."""
+DEFAULT_HOURS = 24
+QUERY_KEYS = frozenset({"org", "exp", "kid", "sig"})
+"""The query of a signed link has exactly these."""
+
+_VERSION = "ocr-url-v1"
+_PATH = re.compile(r"/v1/files/([0-9a-f-]{36})/content\Z")
+_PRINTABLE = re.compile(r"[!-~]+")
+_EXPIRY = re.compile(r"[1-9][0-9]{0,14}")
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedLink:
+    """The parts of a URL that looks like one of our links; nothing is verified yet."""
+
+    file_id: str
+    org: str
+    exp: str
+    kid: str
+    sig: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    kid: str
+    key: bytes
+
+
+class Links:
+    """Signs and verifies links with keys derived from the master secret."""
+
+    def __init__(self, secret: bytes, previous: bytes | None = None) -> None:
+        self._current = _derive(secret)
+        keys = [self._current, *([_derive(previous)] if previous else [])]
+        self._keys = {key.kid: key for key in keys}
+
+    def sign(self, base_url: str, org: str, file_id: str, expires_at: int) -> str:
+        """Return a link to a file.
+
+        Args:
+            base_url: what clients reach the service by, with or without a final slash.
+            org: the organisation that owns the file.
+            file_id: the file.
+            expires_at: unix seconds; the caller keeps it within `MAX_HOURS`.
+        """
+        exp = str(expires_at)
+        sig = _signature(self._current, "GET", file_id, org, exp)
+        query = f"org={org}&exp={exp}&kid={self._current.kid}&sig={sig}"
+        return f"{base_url.rstrip('/')}/v1/files/{file_id}/content?{query}"
+
+    def verify(
+        self, method: str, file_id: str, org: str, exp: str, kid: str, sig: str, now: float
+    ) -> None:
+        """Return when the link holds now.
+
+        Args:
+            method: the HTTP method; links are signed for GET.
+            file_id: from the path.
+            org: from the query, like ``exp``, ``kid`` and ``sig``.
+            exp: unix seconds, a decimal number without sign or leading zero.
+            kid: which key signed.
+            sig: the signature.
+            now: unix seconds.
+
+        Raises:
+            LinkForbidden: it does not; the message never says which part is wrong.
+        """
+        key = self._keys.get(kid)
+        if key is None or not is_id(org) or not is_id(file_id) or not _EXPIRY.fullmatch(exp):
+            raise LinkForbidden
+        # The encoded texts are compared: base64's last character has spare bits, so that
+        # several texts decode to the same bytes.
+        wanted = _signature(key, method, file_id, org, exp)
+        if not hmac.compare_digest(wanted.encode(), sig.encode("utf-8", "surrogatepass")):
+            raise LinkForbidden
+        if not now < int(exp) <= now + MAX_HOURS * 3600:
+            raise LinkForbidden
+
+    def verify_parsed(self, link: ParsedLink, now: float) -> None:
+        """Return when the parsed link may be read with GET now; raise `LinkForbidden` if not."""
+        self.verify("GET", link.file_id, link.org, link.exp, link.kid, link.sig, now)
+
+    def parse(self, url: str) -> ParsedLink | None:
+        """Return the parts of a URL of ours, whatever its host, or None.
+
+        Ours means: the path ends in ``/v1/files/{uuid}/content``, the query has exactly the
+        four keys, once each, and the key id is one of ours.
+        """
+        # urlsplit drops tabs and line ends silently; a link of ours has none.
+        if not _PRINTABLE.fullmatch(url):
+            return None
+        with suppress(ValueError):  # a URL that urlsplit refuses is nobody's link
+            parts = urlsplit(url)
+            match = _PATH.search(parts.path)
+            query = dict(pair.partition("=")[::2] for pair in parts.query.split("&"))
+            exact = query.keys() == QUERY_KEYS and parts.query.count("&") + 1 == len(QUERY_KEYS)
+            if match and exact and query["kid"] in self._keys and is_id(match[1]):
+                return ParsedLink(match[1], query["org"], query["exp"], query["kid"], query["sig"])
+        return None
+
+
+def hkdf_sha256(secret: bytes, info: bytes, *, salt: bytes = b"", length: int = 32) -> bytes:
+    """Return ``length`` (at most 8160) bytes of key for one purpose, ``info`` (RFC 5869)."""
+    extracted = hmac.digest(salt or bytes(32), secret, "sha256")
+    block, output = b"", b""
+    for counter in range(1, -(-length // 32) + 1):
+        block = hmac.digest(extracted, block + info + bytes([counter]), "sha256")
+        output += block
+    return output[:length]
+
+
+def load_or_make_secret(data_dir: Path) -> bytes:
+    """Return the master secret kept in the data folder; make it on the first call.
+
+    32 random bytes in ``secret.key``, readable by the owner only. Of several processes that
+    start together, one makes it and all get the same.
+
+    Raises:
+        ValueError: the file does not hold 32 bytes.
+        OSError: the folder cannot be read or written.
+    """
+    path = data_dir / "secret.key"
+    with suppress(FileExistsError):
+        if not path.exists():
+            _write_secret(path)
+    secret = path.read_bytes()
+    if len(secret) != _SECRET_BYTES:
+        raise ValueError(f"{path} does not hold {_SECRET_BYTES} bytes")
+    return secret
+
+
+def _write_secret(path: Path) -> None:
+    """Write a new secret under a name of its own, then link it: readers never see half of it."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(_SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    sync_folder(path.parent)
+
+
+def _derive(secret: bytes) -> _Key:
+    key = hkdf_sha256(secret, b"recto " + _VERSION.encode())
+    return _Key(sha256(b"kid\n" + key).hexdigest()[:12], key)
+
+
+def _signature(key: _Key, method: str, file_id: str, org: str, exp: str) -> str:
+    message = "\n".join((_VERSION, method, org, file_id, exp, key.kid))
+    digest = hmac.digest(key.key, message.encode(), "sha256")
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -1,0 +1,178 @@
+"""`/v1/files`, as OpenAI's, Mistral's and Nebul's clients call it. Success is always 200.
+
+The parts come from ``app.state``, where `files_api.app.FilesService.attach` puts them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from files_api.callers import Caller, caller
+from files_api.files import Download, Files, Listing
+from files_api.kit.errors import (
+    FileNotFound,
+    InvalidFileId,
+    InvalidRequest,
+    LinkForbidden,
+    StorageFull,
+    StorageUnavailable,
+    TooLarge,
+    ValidationFailed,
+)
+from files_api.kit.filenames import attachment
+from files_api.kit.web import documented, door_route
+from files_api.links import DEFAULT_HOURS, MAX_HOURS, QUERY_KEYS
+from files_api.routes import upload
+from files_api.routes.wire import (
+    DeletedFile,
+    FileList,
+    FileObject,
+    ListQuery,
+    SignedUrl,
+    file_list,
+    file_object,
+)
+
+_ONE_FILE = (InvalidFileId, FileNotFound, StorageUnavailable)
+Hours = Annotated[int, Query(ge=1, le=MAX_HOURS, description="Hours until the link expires.")]
+
+
+def router() -> APIRouter:
+    """Return the routes of the Files API."""
+    routes = APIRouter(tags=["files"], route_class=door_route())
+    routes.add_api_route(
+        "/v1/files",
+        upload_file,
+        methods=["POST"],
+        openapi_extra=upload.REQUEST_BODY,
+        responses=documented(
+            InvalidRequest, TooLarge, ValidationFailed, StorageUnavailable, StorageFull
+        ),
+    )
+    routes.add_api_route(
+        "/v1/files",
+        list_files,
+        methods=["GET"],
+        responses=documented(ValidationFailed, StorageUnavailable),
+    )
+    routes.add_api_route(
+        "/v1/files/{file_id}", get_file, methods=["GET"], responses=documented(*_ONE_FILE)
+    )
+    routes.add_api_route(
+        "/v1/files/{file_id}",
+        delete_file,
+        methods=["DELETE"],
+        responses=documented(*_ONE_FILE, StorageFull),
+    )
+    routes.add_api_route(
+        "/v1/files/{file_id}/content",
+        download_file,
+        methods=["GET"],
+        response_class=StreamingResponse,
+        responses={
+            **documented(*_ONE_FILE, LinkForbidden),
+            200: {
+                "description": "The file's bytes; with a signed link under its own media type.",
+                "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+            },
+        },
+    )
+    routes.add_api_route(
+        "/v1/files/{file_id}/url",
+        sign_url,
+        methods=["GET"],
+        responses=documented(InvalidRequest, *_ONE_FILE, ValidationFailed),
+    )
+    return routes
+
+
+async def upload_file(request: Request, who: Caller) -> FileObject:
+    """Upload a file; the parts of the form may come in any order."""
+    record = await upload.receive(request, who, _files(request))
+    # Nebul's documentation promises `complete` here; OpenAI's clients poll for `processed`.
+    for_ocr = record.purpose == upload.DEFAULT_PURPOSE
+    return file_object(record, "complete" if for_ocr else "processed")
+
+
+async def list_files(
+    request: Request, who: Caller, query: Annotated[ListQuery, Query()]
+) -> FileList:
+    """List files: with `page` or `page_size` by numbered pages, else by `after` and `limit`."""
+    files = _files(request)
+    listing: Listing
+    if query.page is None and query.page_size is None:
+        listing = await files.list_after(
+            who,
+            after=query.after,
+            limit=query.limit,
+            newest_first=query.order == "desc",
+            filters=query.filters(),
+            count=bool(query.include_total),
+        )
+    else:
+        listing = await files.list_page(
+            who,
+            page=query.page or 0,
+            page_size=query.page_size or 100,
+            filters=query.filters(),
+            count=query.include_total is not False,
+        )
+    return file_list(listing)
+
+
+async def get_file(request: Request, who: Caller, file_id: str) -> FileObject:
+    """Return what is known about a file."""
+    return file_object(await _files(request).get(who, file_id))
+
+
+async def delete_file(request: Request, who: Caller, file_id: str) -> DeletedFile:
+    """Delete a file; its signed links end with it."""
+    return DeletedFile(id=await _files(request).delete(who, file_id))
+
+
+async def download_file(request: Request, file_id: str) -> StreamingResponse:
+    """Return a file's bytes, to its owner or to who has a signed link."""
+    if QUERY_KEYS.isdisjoint(request.query_params):
+        download = await _files(request).read(await caller(request), file_id)
+        # The Mistral SDKs refuse any other type here, whatever the file is.
+        return _answer(download, "application/octet-stream")
+    # Without the host: the signature alone proves a link, and a Host header may be anything.
+    query = request.scope["query_string"].decode("latin-1")
+    download = await _files(request).read_link(f"{request.scope['path']}?{query}")
+    return _answer(download, download.record.media_type)
+
+
+async def sign_url(
+    request: Request, who: Caller, file_id: str, expiry: Hours = DEFAULT_HOURS
+) -> SignedUrl:
+    """Return a link that downloads the file without a key until it expires."""
+    try:
+        base = request.app.state.public_url or str(request.base_url)
+    except ValueError:
+        raise InvalidRequest("The Host header is malformed.") from None
+    url, expires_at = await _files(request).sign(who, file_id, base, expiry * 3600)
+    return SignedUrl(url=url, expires_at=expires_at)
+
+
+def _files(request: Request) -> Files:
+    files: Files = request.app.state.files
+    return files
+
+
+def _answer(download: Download, media_type: str) -> StreamingResponse:
+    headers = {
+        "Content-Length": str(download.record.bytes),
+        "Content-Disposition": attachment(download.record.filename),
+        # A file is never a page of ours: browsers neither guess its type nor run what is in it.
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "private, no-store",
+    }
+    response = StreamingResponse(download.chunks, headers=headers)
+    # Set here because Starlette would add a charset to text types.
+    response.headers["Content-Type"] = media_type
+    return response

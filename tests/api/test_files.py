@@ -1,0 +1,454 @@
+"""The Files API over ASGI, as OpenAI's, Mistral's and Nebul's clients call it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from files_api.app import FilesService
+from files_api.kit.web import FrontDoor
+from files_api.routes import router
+from files_api.settings import FilesSettings
+from ocr_api.migrations import upgrade
+
+PDF = b"%PDF-1.7\n" + b"recto " * 1000
+MOST = 64 * 1024
+UNKNOWN = "0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
+OBJECT_KEYS = {
+    "id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status",
+    "status_details", "sample_type", "source", "num_lines", "mimetype", "signature",
+    "visibility", "deleted",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[FilesService]:
+    made = FilesService(FilesSettings(data_dir=tmp_path / "data", max_file_bytes=MOST))
+    await made.open(upgrade)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def client(service: FilesService) -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI(redirect_slashes=False)
+    app.include_router(router())
+    service.attach(app)
+    transport = httpx.ASGITransport(FrontDoor(app))
+    async with httpx.AsyncClient(transport=transport, base_url="http://recto.test") as made:
+        yield made
+
+
+async def send(
+    client: httpx.AsyncClient, name: str = "scan.pdf", body: bytes = PDF, **fields: str
+) -> dict[str, Any]:
+    answer = await client.post("/v1/files", files={"file": (name, body)}, data=fields)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def form(*parts: tuple[str, bytes], boundary: bytes = b"XX") -> bytes:
+    body = b"".join(
+        b"--%s\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n"
+        % (boundary, head.encode(), value)
+        for head, value in parts
+    )
+    return body + b"--%s--\r\n" % boundary
+
+
+def left_over(service: FilesService) -> list[Path]:
+    root = service.settings.data_dir / "blobs"
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+async def post(client: httpx.AsyncClient, body: bytes, kind: str = "XX") -> httpx.Response:
+    headers = {"Content-Type": f"multipart/form-data; boundary={kind}"}
+    return await client.post("/v1/files", content=body, headers=headers)
+
+
+def check_error(answer: httpx.Response, status: int, code: str) -> None:
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert body["code"] == body["error"]["code"] == code
+    assert isinstance(body["detail"], list if status == 422 else str)
+    assert answer.headers["x-request-id"]
+
+
+async def test_an_upload_answers_the_whole_file_object(client: httpx.AsyncClient) -> None:
+    body = await send(client, purpose="ocr")
+    assert body.keys() == OBJECT_KEYS
+    assert body["object"] == "file"
+    assert body["bytes"] == len(PDF)
+    assert body["filename"] == "scan.pdf"
+    assert body["status"] == "complete"
+    assert body["sample_type"] == "ocr_input"
+    assert body["source"] == "upload"
+    assert body["mimetype"] == "application/pdf"
+    assert body["signature"] == hashlib.sha256(PDF).hexdigest()
+    assert body["expires_at"] is None
+    assert body["deleted"] is False
+    again = (await client.get(f"/v1/files/{body['id']}")).json()
+    assert again == {**body, "status": "processed"}
+
+
+async def test_a_missing_purpose_means_ocr_and_others_are_processed_at_once(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await send(client))["purpose"] == "ocr"
+    other = await send(client, purpose="batch")
+    assert (other["purpose"], other["status"]) == ("batch", "processed")
+    assert other["sample_type"] == "batch_request"
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+async def test_the_parts_may_come_in_any_order(client: httpx.AsyncClient, file_first: bool) -> None:
+    file = ('name="file"; filename="a.pdf"', PDF)
+    fields = [
+        ('name="expiry"', b"2"),
+        ('name="visibility"', b"user"),
+        ('name="purpose"', b"batch"),
+        ('name="something"', b"else"),
+    ]
+    parts = [file, *fields] if file_first else [*fields, file]
+    answer = await post(client, form(*parts))
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["purpose"] == "batch"
+    assert body["visibility"] == "user"
+    assert body["expires_at"] == body["created_at"] + 7200
+
+
+async def test_expiry_the_openai_way(client: httpx.AsyncClient) -> None:
+    fields = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    body = await send(client, **fields)
+    assert body["expires_at"] == body["created_at"] + 3600
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("purpose", ""),
+        ("purpose", "o c r"),
+        ("visibility", "world"),
+        ("expiry", "0"),
+        ("expiry", "soon"),
+        ("expiry", "-1"),
+        ("expiry", "1" * 30),
+        ("expiry", "٣"),
+        ("expires_after[seconds]", "3599"),
+        ("expires_after[seconds]", "2592001"),
+        ("expires_after[anchor]", "now"),
+    ],
+)
+@pytest.mark.parametrize("file_first", [True, False])
+async def test_bad_fields_are_refused_and_leave_nothing(
+    client: httpx.AsyncClient, service: FilesService, field: str, value: str, file_first: bool
+) -> None:
+    parts = [('name="file"; filename="a.pdf"', PDF), (f'name="{field}"', value.encode())]
+    answer = await post(client, form(*(parts if file_first else reversed(parts))))
+    check_error(answer, 422, "validation_error")
+    assert answer.json()["param"] == field
+    assert answer.json()["detail"][0]["loc"] == ["body", field]
+    assert left_over(service) == []
+
+
+async def test_names_are_data(client: httpx.AsyncClient) -> None:
+    names = {
+        "Überschuß.pdf": "Überschuß.pdf",
+        "../../etc/passwd": "passwd",
+        "C:\\scans\\a.pdf": "a.pdf",
+        "..": "upload",
+        "u\u0308.pdf": "ü.pdf",
+        "evil\u202efdp.exe": "evilfdp.exe",
+        "a" * 300 + ".pdf": "a" * 251 + ".pdf",
+    }
+    for sent, kept in names.items():
+        body = form((f'name="file"; filename="{sent}"', PDF))
+        answer = await post(client, body)
+        assert answer.json()["filename"] == kept, sent
+
+
+async def test_an_rfc_5987_name_wins(client: httpx.AsyncClient) -> None:
+    head = 'name="file"; filename="euro.pdf"; filename*=UTF-8\'\'%e2%82%ac.pdf'
+    assert (await post(client, form((head, PDF)))).json()["filename"] == "€.pdf"
+
+
+async def test_an_empty_file_is_stored(client: httpx.AsyncClient) -> None:
+    body = await send(client, "empty.pdf", b"")
+    assert (body["bytes"], body["mimetype"]) == (0, "application/octet-stream")
+    assert (await client.get(f"/v1/files/{body['id']}/content")).content == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (form(('name="purpose"', b"ocr")), 422, "validation_error"),
+        (form(('name="file"', PDF)), 400, "invalid_request"),
+        (form(*[('name="file"; filename="a.pdf"', PDF)] * 2), 400, "invalid_request"),
+        (form(('name="file"; filename="a.pdf"', PDF))[:-7], 400, "invalid_request"),
+        (form(('name="file"; filename="a.pdf"', PDF))[:400], 400, "invalid_request"),
+        (form(('filename="a.pdf"', PDF)), 400, "invalid_request"),
+        (b"", 400, "invalid_request"),
+        (b"hello", 400, "invalid_request"),
+        (form(*[('name="x"', b"1")] * 101), 400, "invalid_request"),
+        (form(('name="x"', b"1" * 70_000)), 400, "invalid_request"),
+        (form(('name="x"; y="' + "z" * 9000 + '"', b"1")), 400, "invalid_request"),
+        (form(('name="file"; filename="a.pdf"', b"x" * (MOST + 1))), 413, "too_large"),
+        (form(('name="other"; filename="a"', b"x" * 9 * 1024 * 1024)), 413, "too_large"),
+    ],
+)
+async def test_bad_forms_are_refused_and_leave_nothing(
+    client: httpx.AsyncClient, service: FilesService, body: bytes, status: int, code: str
+) -> None:
+    check_error(await post(client, body), status, code)
+    assert left_over(service) == []
+    assert (await client.get("/v1/files")).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["", "application/json", "multipart/form-data", "multipart/form-data; boundary=" + "x" * 80],
+)
+async def test_other_content_types_are_refused(client: httpx.AsyncClient, kind: str) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    answer = await client.post("/v1/files", content=b"{}", headers=headers)
+    check_error(answer, 400, "invalid_request")
+
+
+async def test_a_large_file_is_refused_although_no_length_is_declared(
+    client: httpx.AsyncClient, service: FilesService
+) -> None:
+    pulled = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal pulled
+        yield form(('name="file"; filename="a.pdf"', b""))[:-10]
+        while True:
+            pulled += 1
+            yield b"x" * 8192
+
+    headers = {"Content-Type": "multipart/form-data; boundary=XX"}
+    answer = await client.post("/v1/files", content=endless(), headers=headers)
+    check_error(answer, 413, "too_large")
+    assert pulled <= MOST / 8192 + 2
+    assert left_over(service) == []
+
+
+async def test_a_client_that_leaves_half_way_leaves_nothing(
+    client: httpx.AsyncClient, service: FilesService
+) -> None:
+    """R2."""
+    whole = form(('name="file"; filename="a.pdf"', PDF), ('name="purpose"', b"ocr"))
+    app = client._transport.app  # type: ignore[attr-defined]
+    headers = [(b"content-type", b"multipart/form-data; boundary=XX")]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "path": "/v1/files", "raw_path": b"/v1/files", "query_string": b"", "headers": headers,
+        "scheme": "http", "server": ("t", 80), "client": ("t", 1), "root_path": "",
+    }  # fmt: skip
+    for cut in (1, 40, 90, 2000, len(PDF), len(whole) - 3):
+        messages = [
+            {"type": "http.request", "body": whole[:cut], "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+
+        async def receive(messages: list[dict[str, Any]] = messages) -> dict[str, Any]:
+            return messages.pop(0)
+
+        async def sent(message: dict[str, Any]) -> None:
+            pass
+
+        await app(dict(scope), receive, sent)
+    assert left_over(service) == []
+    assert (await client.get("/v1/files")).json()["data"] == []
+
+
+async def test_content_the_owners_way(client: httpx.AsyncClient) -> None:
+    body = await send(client, 'naïve "€".pdf'.replace('"', "'"))
+    answer = await client.get(f"/v1/files/{body['id']}/content")
+    assert answer.status_code == 200
+    assert answer.content == PDF
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-length"] == str(len(PDF))
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "sandbox"
+    assert answer.headers["content-disposition"] == (
+        "attachment; filename=\"na_ve '_'.pdf\"; filename*=UTF-8''na%C3%AFve%20%27%E2%82%AC%27.pdf"
+    )
+
+
+async def test_a_signed_link_needs_no_key_and_ends_with_its_file(
+    client: httpx.AsyncClient,
+) -> None:
+    body = await send(client)
+    made = (await client.get(f"/v1/files/{body['id']}/url")).json()
+    assert made["url"].startswith(f"http://recto.test/v1/files/{body['id']}/content?org=")
+    expiry = made["expires_at"] - body["created_at"]
+    assert 24 * 3600 <= expiry <= 24 * 3600 + 60
+    answer = await client.get(made["url"])
+    assert answer.content == PDF
+    assert answer.headers["content-type"] == "application/pdf"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    other_name = made["url"].replace("http://recto.test", "http://127.0.0.1:8000/v1")
+    assert (await client.get(other_name)).content == PDF
+    assert (await client.delete(f"/v1/files/{body['id']}")).json() == {
+        "id": body["id"],
+        "object": "file",
+        "deleted": True,
+    }
+    check_error(await client.get(made["url"]), 404, "file_not_found")
+
+
+async def test_an_altered_link_is_forbidden(client: httpx.AsyncClient) -> None:
+    """R11."""
+    body = await send(client)
+    other = await send(client)
+    url = (await client.get(f"/v1/files/{body['id']}/url?expiry=1")).json()["url"]
+    parts = urlsplit(url)
+    pairs = dict(pair.split("=", 1) for pair in parts.query.split("&"))
+    altered = [url.replace(body["id"], other["id"]), url + "&sig=x", url + "&page=1", url[:-1]]
+    altered += [url.replace(f"{key}={value}", f"{key}={value}1") for key, value in pairs.items()]
+    altered += [url.replace(f"{key}={value}", "a=b") for key, value in pairs.items()]
+    altered += [f"{parts.path}?{key}={value}" for key, value in pairs.items()]
+    for link in altered:
+        check_error(await client.get(link), 403, "invalid_signature")
+
+
+@pytest.mark.parametrize("expiry", ["0", "169", "-1", "1.5", "soon", ""])
+async def test_a_bad_expiry_of_a_link(client: httpx.AsyncClient, expiry: str) -> None:
+    body = await send(client)
+    answer = await client.get(f"/v1/files/{body['id']}/url?expiry={expiry}")
+    check_error(answer, 422, "validation_error")
+    assert answer.json()["param"] == "expiry"
+
+
+async def test_the_public_url_is_the_base_of_links(tmp_path: Path) -> None:
+    settings = FilesSettings(data_dir=tmp_path, public_url="https://ocr.example.org/recto/")
+    service = FilesService(settings)
+    await service.open(upgrade)
+    app = FastAPI()
+    app.include_router(router())
+    service.attach(app)
+    transport = httpx.ASGITransport(FrontDoor(app))
+    async with httpx.AsyncClient(transport=transport, base_url="http://inside") as client:
+        body = await send(client)
+        url = (await client.get(f"/v1/files/{body['id']}/url")).json()["url"]
+    await service.close()
+    assert url.startswith(f"https://ocr.example.org/recto/v1/files/{body['id']}/content?")
+
+
+@pytest.mark.parametrize("tail", ["", "/content", "/url"])
+async def test_unknown_and_malformed_ids(client: httpx.AsyncClient, tail: str) -> None:
+    check_error(await client.get(f"/v1/files/{UNKNOWN}{tail}"), 404, "file_not_found")
+    check_error(await client.get(f"/v1/files/nonsense{tail}"), 400, "invalid_file_id")
+
+
+async def test_deleting_what_is_not_there(client: httpx.AsyncClient) -> None:
+    check_error(await client.delete(f"/v1/files/{UNKNOWN}"), 404, "file_not_found")
+    check_error(await client.delete("/v1/files/nonsense"), 400, "invalid_file_id")
+
+
+async def test_listing_the_openai_way(client: httpx.AsyncClient) -> None:
+    ids = [(await send(client, f"{number}.pdf"))["id"] for number in range(5)]
+    first = (await client.get("/v1/files")).json()
+    assert [item["id"] for item in first["data"]] == ids[::-1]
+    assert first["object"] == "list"
+    assert (first["has_more"], first["total"]) == (False, None)
+    assert (first["first_id"], first["last_id"]) == (ids[4], ids[0])
+    found: list[str] = []
+    after = ""
+    while True:  # as openai 1.60.0 does, which ignores has_more
+        query = f"?limit=2&order=asc{after}"
+        page = (await client.get(f"/v1/files{query}")).json()
+        if not page["data"]:
+            break
+        found += [item["id"] for item in page["data"]]
+        assert page["has_more"] == (len(found) < 5)
+        after = f"&after={page['last_id']}"
+    assert found == ids
+
+
+async def test_a_place_in_the_list_outlives_its_file(client: httpx.AsyncClient) -> None:
+    ids = [(await send(client))["id"] for _ in range(3)]
+    await client.delete(f"/v1/files/{ids[1]}")
+    page = (await client.get(f"/v1/files?after={ids[1]}")).json()
+    assert [item["id"] for item in page["data"]] == [ids[0]]
+
+
+async def test_listing_the_mistral_way(client: httpx.AsyncClient) -> None:
+    ids = [(await send(client))["id"] for _ in range(3)][::-1]
+    query = "/v1/files?page={}&page_size=2&include_total=true"
+    first = (await client.get(query.format(0))).json()
+    second = (await client.get(query.format(1))).json()
+    third = (await client.get(query.format(2))).json()
+    assert [item["id"] for item in first["data"] + second["data"]] == ids
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    assert (first["total"], third["total"], third["data"]) == (3, 3, [])
+    bare = (await client.get("/v1/files?page=0&include_total=false")).json()
+    assert (len(bare["data"]), bare["total"]) == (3, None)
+
+
+async def test_filters(client: httpx.AsyncClient) -> None:
+    await send(client, "Invoice_100%.pdf")
+    await send(client, "note.txt", b"hello there", purpose="batch")
+
+    async def names(query: str) -> list[str]:
+        answer = await client.get(f"/v1/files?{query}")
+        assert answer.status_code == 200, answer.text
+        return [item["filename"] for item in answer.json()["data"]]
+
+    pdf, text = ["Invoice_100%.pdf"], ["note.txt"]
+    assert await names("purpose=ocr") == pdf
+    assert await names("purpose=batch") == text
+    assert await names("search=invoice") == pdf
+    assert await names("search=0%25.") == pdf
+    assert await names("search=%25") == pdf
+    assert await names("search=%00") == []
+    assert await names("sample_type=batch_request&page=0") == text
+    assert await names("sample_type=ocr_input&sample_type=batch_request") == text + pdf
+    assert await names("source=mistral") == []
+    assert await names("source=mistral&source=upload") == text + pdf
+    assert await names("mimetypes=application/pdf&mimetypes=image/png") == pdf
+    assert await names("mimetypes=text/plain&page_size=5") == text
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["page=-1", "page=x", "page_size=0", "limit=0", "limit=10001", "order=up", "after=x",
+     "include_total=maybe", "page=99999999999999999999"],
+)  # fmt: skip
+async def test_bad_list_queries(client: httpx.AsyncClient, query: str) -> None:
+    answer = await client.get(f"/v1/files?{query}")
+    check_error(answer, 422, "validation_error")
+    assert answer.json()["param"] == query.split("=", maxsplit=1)[0]
+
+
+async def test_any_key_and_organisation_mean_the_local_one(client: httpx.AsyncClient) -> None:
+    body = await send(client)
+    headers = {"Authorization": "Bearer whatever", "X-Org-Id": UNKNOWN}
+    answer = await client.get(f"/v1/files/{body['id']}", headers=headers)
+    assert answer.json()["id"] == body["id"]
+
+
+async def test_openapi_documents_the_errors_and_the_form(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    post_responses = document["paths"]["/v1/files"]["post"]["responses"]
+    assert {"200", "400", "413", "422", "503", "507"} <= post_responses.keys()
+    form_type = document["paths"]["/v1/files"]["post"]["requestBody"]["content"]
+    assert form_type["multipart/form-data"]["schema"]["required"] == ["file"]
+    assert "403" in document["paths"]["/v1/files/{file_id}/content"]["get"]["responses"]
+
+
+async def test_a_strange_host_header_is_no_server_error(client: httpx.AsyncClient) -> None:
+    body = await send(client)
+    for host in ("[", "a b", "\x7f", "x:99999"):
+        answer = await client.get(f"/v1/files/{body['id']}/url", headers={"Host": host})
+        assert answer.status_code in {200, 400}, host
