@@ -1,0 +1,185 @@
+"""Pages of documents: counted, drawn and cropped in supervised child processes.
+
+Why processes: PDFium is not thread-safe, and aborts when it runs out of memory, so that a file of
+3 kB could end the whole service. The code that runs in the children stands in the modules beside
+this one; it is not imported here, and the children do not import pydantic or the web framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from files_api.kit.errors import (
+    AppError,
+    DocumentDamaged,
+    DocumentEmpty,
+    DocumentEncrypted,
+    DocumentTooComplex,
+    ImageTooLarge,
+    Unavailable,
+)
+from ocr_api.processes import ChildDied, Limits, Pool, PoolUnavailable, TaskRefused
+from ocr_api.result import Box
+
+if TYPE_CHECKING:
+    from model_registry.card import Render
+
+__all__ = ["DrawnPage", "Limits", "Pages"]
+
+_ENTRY = "ocr_api.pages.drawing:handle"
+_MOST_PICTURES = 64
+_ERRORS: Mapping[str, tuple[type[AppError], str]] = {
+    "encrypted": (DocumentEncrypted, ""),
+    "empty": (DocumentEmpty, ""),
+    "too_large": (ImageTooLarge, "has more than {pixels} pixels"),
+    "memory": (DocumentTooComplex, "takes more memory to draw than this server allows"),
+    "missing": (DocumentDamaged, "cannot be drawn: the document is gone"),
+}
+_DAMAGED = (DocumentDamaged, "is damaged and cannot be drawn")
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPage:
+    """One drawn page."""
+
+    index: int
+    """Place in the document, from 0."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    dpi: int
+    """Pixels per inch of paper."""
+    jpeg: bytes
+    """The page, upright as its reader sees it; grey or RGB."""
+    blank: bool
+    """There is no ink on the page."""
+    pictures: tuple[Box, ...]
+    """Pictures inside a PDF page, in reading order; a scan of the whole page is none."""
+
+
+class Pages:
+    """Counts and draws pages in up to ``size`` processes."""
+
+    def __init__(self, size: int, limits: Limits, max_pixels: int) -> None:
+        """Start nothing. ``max_pixels`` is the most pixels of one frame of an image document."""
+        self._pool = Pool(_ENTRY, size, limits)
+        self._max_pixels = max_pixels
+
+    async def warm(self) -> None:
+        """Start one process, so that the first page is quick."""
+        await self._pool.warm()
+
+    async def close(self) -> None:
+        """End the processes."""
+        await self._pool.close()
+
+    async def count(self, path: Path, media_type: str) -> int:
+        """Return the number of pages: of a PDF its pages, of an image its frames (at most 10,000).
+
+        Raises:
+            DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
+                the document cannot be used.
+            Unavailable: no process can be started.
+        """
+        header = {"do": "count", "path": str(path), "type": media_type}
+        answer, _ = await self._run(header, affinity=str(path))
+        count = answer.get("count")
+        if not isinstance(count, int) or count < 1:
+            raise DocumentEmpty
+        return count
+
+    async def draw(self, path: Path, media_type: str, index: int, render: Render) -> DrawnPage:
+        """Return page ``index`` (from 0) as a JPEG.
+
+        Its longest edge is ``render.edge``, or less where the page is an image, or a scan, that
+        has fewer pixels.
+
+        Raises:
+            DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
+                the page cannot be drawn; the message names it.
+            Unavailable: no process can be started.
+        """
+        header = {
+            "do": "draw",
+            "path": str(path),
+            "type": media_type,
+            "index": index,
+            "edge": render.edge,
+            "max_pixels": render.max_pixels,
+            "quality": render.quality,
+            "input_pixels": self._max_pixels,
+        }
+        answer, jpeg = await self._run(header, affinity=str(path), index=index)
+        return _drawn(index, answer, jpeg)
+
+    async def crop(self, jpeg: bytes, boxes: Sequence[Box], quality: int = 85) -> list[bytes]:
+        """Return a JPEG of each box of a drawn page, in the page's own pixels, at least 1 x 1.
+
+        Raises:
+            DocumentDamaged: the page is no JPEG.
+            DocumentTooComplex: the boxes take too much time or memory.
+            Unavailable: no process can be started.
+        """
+        if not boxes:
+            return []
+        corners = [[box.left, box.top, box.right, box.bottom] for box in boxes]
+        header = {"do": "crop", "boxes": corners, "quality": quality}
+        answer, data = await self._run(header, jpeg)
+        crops, start = [], 0
+        for size in answer.get("sizes", ()):
+            crops.append(data[start : start + int(size)])
+            start += int(size)
+        if len(crops) != len(boxes):
+            raise DocumentDamaged
+        return crops
+
+    async def _run(
+        self,
+        header: Mapping[str, Any],
+        payload: bytes = b"",
+        *,
+        affinity: str | None = None,
+        index: int | None = None,
+    ) -> tuple[dict[str, Any], bytes]:
+        try:
+            return await self._pool.call(header, payload, affinity=affinity)
+        except PoolUnavailable as error:
+            raise Unavailable("No process that draws pages can be started.") from error
+        except TaskRefused as refusal:
+            cls, does = _ERRORS.get(refusal.code, _DAMAGED)
+            raise cls(_message(index, does.format(pixels=self._max_pixels))) from refusal
+        except ChildDied as death:
+            does = "takes more time or memory to draw than this server allows"
+            raise DocumentTooComplex(_message(index, does)) from death
+
+
+def _message(index: int | None, does: str) -> str | None:
+    """Return what happened to which page, or None for the default message of the error."""
+    return None if index is None or not does else f"Page {index} (counted from 0) {does}."
+
+
+def _drawn(index: int, answer: Mapping[str, Any], jpeg: bytes) -> DrawnPage:
+    """Return the page that a child describes; a child that a document took over may say anything.
+
+    Raises:
+        DocumentDamaged: it describes no page.
+    """
+    try:
+        return DrawnPage(
+            index=index,
+            width=int(answer["width"]),
+            height=int(answer["height"]),
+            dpi=int(answer["dpi"]),
+            jpeg=jpeg,
+            blank=answer["blank"] is True,
+            pictures=tuple(
+                Box.of(*(float(side) for side in sides))
+                for sides in answer["pictures"][:_MOST_PICTURES]
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DocumentDamaged(_message(index, _DAMAGED[1])) from error

@@ -1,0 +1,414 @@
+"""Pages: sizes, dpi, pictures, colours and errors, from documents made in code."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+from files_api.kit.errors import (
+    AppError,
+    DocumentDamaged,
+    DocumentEmpty,
+    DocumentEncrypted,
+    DocumentTooComplex,
+    ImageTooLarge,
+    Unavailable,
+)
+from model_registry.card import Render
+from ocr_api.pages import DrawnPage, Limits, Pages
+from ocr_api.result import Box
+from tests import samples
+
+# One child for all tests: a start for each would take most of their time.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PDF = "application/pdf"
+LIMITS = Limits(memory_bytes=1 << 30, seconds=20)
+SMALL = Render(edge=400)
+RED, BLUE, GREEN = (220, 0, 0), (0, 0, 220), (0, 160, 0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pages() -> AsyncIterator[Pages]:
+    pages = Pages(1, LIMITS, max_pixels=4_000_000)
+    yield pages
+    await pages.close()
+
+
+class Desk:
+    """Puts bytes into a file, and draws it."""
+
+    def __init__(self, pages: Pages, folder: Path) -> None:
+        self.pages, self.folder, self.number = pages, folder, 0
+
+    def put(self, data: bytes) -> Path:
+        self.number += 1
+        path = self.folder / str(self.number)
+        path.write_bytes(data)
+        return path
+
+    async def draw(
+        self, data: bytes, kind: str = PDF, index: int = 0, render: Render = SMALL
+    ) -> DrawnPage:
+        return await self.pages.draw(self.put(data), kind, index, render)
+
+    async def count(self, data: bytes, kind: str = PDF) -> int:
+        return await self.pages.count(self.put(data), kind)
+
+
+@pytest.fixture
+def desk(pages: Pages, tmp_path: Path) -> Desk:
+    return Desk(pages, tmp_path)
+
+
+def opened(jpeg: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(jpeg)).convert("RGB")
+
+
+def near(found: object, wanted: tuple[int, ...], by: int = 12) -> bool:
+    assert isinstance(found, tuple)
+    return all(abs(one - other) <= by for one, other in zip(found, wanted, strict=True))
+
+
+def close_to(box: Box, wanted: tuple[float, float, float, float]) -> bool:
+    sides = (box.left, box.top, box.right, box.bottom)
+    return all(abs(one - other) < 0.002 for one, other in zip(sides, wanted, strict=True))
+
+
+# --- PDF -----------------------------------------------------------------------------------------
+
+
+async def test_a_page_of_text_is_drawn_to_the_edge_of_the_card(desk: Desk) -> None:
+    data = samples.text_pdf(["One", "Two", "Three"])
+    assert await desk.count(data) == 3
+    page = await desk.draw(data, index=2, render=Render())
+    assert (page.index, page.width, page.height, page.dpi) == (2, 1088, 1540, 132)
+    image = Image.open(io.BytesIO(page.jpeg))
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (1088, 1540))
+    assert image.getpixel((5, 5)) == (255, 255, 255)
+    assert not page.blank
+    assert page.pictures == ()
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        (b"0 0 595 842", (283, 400)),
+        (b"0 0 842 595", (400, 283)),
+        (b"0 0 14400 14400", (400, 400)),
+        (b"0 0 1 1", (400, 400)),
+        (b"0 0 14400 1", (400, 8)),
+        (b"0 0 -200 -100", (400, 200)),
+        (b"100 100 300 200", (400, 200)),
+        (b"0 0 0 0", (309, 400)),
+        (b"0 0 1000000000 1000000000", (400, 400)),
+        (b"0 0 nonsense 5", (309, 400)),
+    ],
+)
+async def test_any_page_box_is_drawn_within_the_edge(
+    desk: Desk, box: bytes, size: tuple[int, int]
+) -> None:
+    page = await desk.draw(samples.page_pdf(samples.line("x", 10, 10), box=box))
+    assert (page.width, page.height) == size
+    assert opened(page.jpeg).size == size
+
+
+async def test_the_pixel_limit_of_the_card_holds(desk: Desk) -> None:
+    render = Render(edge=4000, max_pixels=100_000)
+    page = await desk.draw(samples.text_pdf(["x"]), render=render)
+    assert (page.width, page.height) == (266, 375)
+    assert page.width * page.height <= 100_000
+    long = await desk.draw(samples.page_pdf(b"", size=(14400, 1)), render=render)
+    assert (long.width, long.height) == (4000, 8)
+
+
+async def test_a_scan_is_never_drawn_larger_than_it_is(desk: Desk) -> None:
+    scan = await desk.draw(samples.scan_pdf((300, 424)), render=Render())
+    assert (scan.width, scan.height, scan.dpi) == (300, 424, 36)
+    assert scan.pictures == ()
+    hidden = b"BT 3 Tr /F 12 Tf 72 72 Td (hidden) Tj ET"
+    searchable = await desk.draw(samples.scan_pdf((300, 424), content=hidden), render=Render())
+    assert (searchable.width, searchable.height) == (300, 424)
+    strips = await desk.draw(samples.strips_pdf((300, 424), 7), render=Render())
+    assert (strips.width, strips.height, strips.pictures) == (300, 424, ())
+
+
+async def test_print_over_a_background_picture_is_drawn_finely(desk: Desk) -> None:
+    data = samples.scan_pdf((300, 424), content=samples.line("Print", 72, 72))
+    page = await desk.draw(data, render=Render())
+    assert (page.width, page.height, page.pictures) == (1088, 1540, ())
+
+
+@pytest.mark.parametrize(
+    ("turn", "size", "box"),
+    [
+        (0, (283, 400), (50 / 595, 1 - 200 / 842, 250 / 595, 1 - 100 / 842)),
+        (90, (400, 283), (100 / 842, 50 / 595, 200 / 842, 250 / 595)),
+        (180, (283, 400), (1 - 250 / 595, 100 / 842, 1 - 50 / 595, 200 / 842)),
+        (270, (400, 283), (1 - 200 / 842, 1 - 250 / 595, 1 - 100 / 842, 1 - 50 / 595)),
+    ],
+)
+async def test_a_picture_is_found_where_it_is_drawn(
+    desk: Desk, turn: int, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> None:
+    page = await desk.draw(samples.rotated_pdf(turn))
+    assert (page.width, page.height) == size
+    (found,) = page.pictures
+    assert close_to(found, box)
+    (crop,) = await desk.pages.crop(page.jpeg, [found])
+    image = opened(crop)
+    left, top, right, bottom = found.pixels(*size)
+    assert image.size == (right - left, bottom - top)
+    assert near(image.getpixel((image.width // 2, image.height // 2)), (220, 30, 30))
+
+
+async def test_a_crop_box_moves_the_pictures(desk: Desk) -> None:
+    blue = samples.colour_jpeg((100, 100), BLUE)
+    data = samples.picture_pdf(
+        [(blue, (100, 100), (200, 400, 100, 100))], page=b"/CropBox [100 300 500 700]"
+    )
+    page = await desk.draw(data)
+    assert (page.width, page.height) == (400, 400)
+    (box,) = page.pictures
+    assert close_to(box, (0.25, 0.5, 0.5, 0.75))
+
+
+async def test_a_picture_in_forms_is_found(desk: Desk) -> None:
+    data = samples.form_picture_pdf(samples.colour_jpeg((300, 150), GREEN), (300, 150))
+    page = await desk.draw(data)
+    (box,) = page.pictures
+    assert close_to(box, (100 / 595, 1 - 350 / 842, 400 / 595, 1 - 200 / 842))
+    (crop,) = await desk.pages.crop(page.jpeg, [box])
+    assert near(opened(crop).getpixel((20, 20)), GREEN)
+
+
+async def test_pictures_that_are_too_small_or_drawn_twice_are_left_out(desk: Desk) -> None:
+    red = samples.colour_jpeg((50, 50), RED)
+    places = [(50, 50, 100, 100), (50, 50, 100, 100), (300, 50, 5, 5), (300, 600, 200, 100)]
+    page = await desk.draw(samples.picture_pdf([(red, (50, 50), place) for place in places]))
+    tops = [round(box.top, 3) for box in page.pictures]
+    assert tops == [round(1 - 700 / 842, 3), round(1 - 150 / 842, 3)]
+
+
+async def test_form_fields_and_annotations_are_drawn(desk: Desk) -> None:
+    look = samples.stream(
+        b"1 0 0 rg 0 0 100 50 re f", b"/Type /XObject /Subtype /Form /BBox [0 0 100 50]"
+    )
+    note = b"<< /Type /Annot /Subtype /Stamp /Rect [100 100 200 150] /F 4 /AP << /N 7 0 R >> >>"
+    data = samples.page_pdf(b"", size=(400, 400), page=b"/Annots [6 0 R]", more=[note, look])
+    page = await desk.draw(data)
+    assert near(opened(page.jpeg).getpixel((150, 275)), (255, 0, 0))
+    assert not page.blank
+
+
+@pytest.mark.parametrize(
+    ("content", "blank"),
+    [
+        (b"", True),
+        (b"0.9 0.95 1 rg 0 0 700 900 re f", True),
+        (samples.line("1", 297, 30, 8), False),
+        (samples.line("-", 297, 30, 8), False),
+        (b"0.7 g " + samples.line("1", 297, 30, 9), False),
+    ],
+    ids=["empty", "coloured", "one", "dash", "grey"],
+)
+async def test_only_a_page_without_ink_is_blank(desk: Desk, content: bytes, blank: bool) -> None:
+    page = await desk.draw(samples.page_pdf(content), render=Render())
+    assert page.blank is blank
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+async def test_an_image_is_never_enlarged_and_its_dpi_follows_its_size(desk: Desk) -> None:
+    jpeg = samples.saved(samples.halves((800, 600)), "JPEG", dpi=(300, 300))
+    small = await desk.draw(jpeg, "image/jpeg")
+    assert (small.width, small.height, small.dpi) == (400, 300, 150)
+    whole = await desk.draw(jpeg, "image/jpeg", render=Render())
+    assert (whole.width, whole.height, whole.dpi) == (800, 600, 300)
+    limited = await desk.draw(jpeg, "image/jpeg", render=Render(max_pixels=12_000))
+    assert limited.width * limited.height <= 12_600
+    odd = samples.saved(samples.halves((80, 60)), "JPEG", dpi=(5, 5))
+    assert (await desk.draw(odd, "image/jpeg")).dpi == 200
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "red"),
+    [
+        (1, (200, 100), (50, 50)),
+        (2, (200, 100), (150, 50)),
+        (3, (200, 100), (150, 50)),
+        (4, (200, 100), (50, 50)),
+        (5, (100, 200), (50, 50)),
+        (6, (100, 200), (50, 50)),
+        (7, (100, 200), (50, 150)),
+        (8, (100, 200), (50, 150)),
+    ],
+)
+async def test_a_photo_is_turned_upright(
+    desk: Desk, orientation: int, size: tuple[int, int], red: tuple[int, int]
+) -> None:
+    page = await desk.draw(samples.exif_jpeg(orientation), "image/jpeg")
+    image = opened(page.jpeg)
+    assert (page.width, page.height) == image.size == size
+    assert near(image.getpixel(red), RED)
+    assert near(image.getpixel((size[0] - 1 - red[0], size[1] - 1 - red[1])), BLUE) or near(
+        image.getpixel((size[0] - 1 - red[0], red[1])), BLUE
+    )
+
+
+async def test_every_kind_of_pixel_becomes_grey_or_rgb(desk: Desk) -> None:
+    cyan = opened((await desk.draw(samples.cmyk_jpeg(), "image/jpeg")).jpeg)
+    assert near(cyan.getpixel((10, 10)), (0, 255, 255))
+    page = await desk.draw(samples.rgba_png(), "image/png")
+    flat = opened(page.jpeg)
+    assert near(flat.getpixel((10, 10)), (255, 255, 255))
+    assert near(flat.getpixel((50, 10)), GREEN)
+    assert page.dpi == 300
+    for level, grey in ((0, 0), (32768, 128), (65535, 255)):
+        deep = await desk.draw(samples.sixteen_bit_png(level), "image/png")
+        assert near(opened(deep.jpeg).getpixel((5, 5)), (grey, grey, grey), by=2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "kind", "shown"),
+    [
+        ("1", 1, "TIFF", (255, 255, 255)),
+        ("1", 0, "BMP", (0, 0, 0)),
+        ("L", 90, "TIFF", (90, 90, 90)),
+        ("LA", (0, 0), "PNG", (255, 255, 255)),
+        ("F", 0.5, "TIFF", (128, 128, 128)),
+        ("I", 65535, "TIFF", (255, 255, 255)),
+        ("RGB", BLUE, "BMP", BLUE),
+        ("RGB", BLUE, "WEBP", BLUE),
+        ("CMYK", (0, 255, 255, 0), "TIFF", (255, 0, 0)),
+    ],
+)
+async def test_modes(
+    desk: Desk, mode: str, colour: object, kind: str, shown: tuple[int, int, int]
+) -> None:
+    image = Image.new(mode, (40, 40), colour)  # type: ignore[arg-type]
+    page = await desk.draw(samples.saved(image, kind), f"image/{kind.lower()}")
+    assert near(opened(page.jpeg).getpixel((20, 20)), shown)
+
+
+async def test_a_transparent_palette_shows_paper(desk: Desk) -> None:
+    image = Image.new("P", (40, 40), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    page = await desk.draw(samples.saved(image, "PNG", transparency=1), "image/png")
+    assert near(opened(page.jpeg).getpixel((20, 20)), (255, 255, 255))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+async def test_frames_are_pages_in_any_order(desk: Desk, kind: str) -> None:
+    path = desk.put(
+        samples.frames(kind, [RED, GREEN, BLUE], **({"lossless": True} if kind == "WEBP" else {}))
+    )
+    media_type = f"image/{kind.lower()}"
+    assert await desk.pages.count(path, media_type) == 3
+    for index, colour in ((2, BLUE), (0, RED), (1, GREEN)):
+        page = await desk.pages.draw(path, media_type, index, SMALL)
+        assert (page.index, page.width, page.height) == (index, 60, 40)
+        assert near(opened(page.jpeg).getpixel((30, 20)), colour)
+
+
+async def test_a_loop_of_frames_ends(desk: Desk) -> None:
+    assert await desk.count(samples.loop_tiff(), "image/tiff") == 2
+
+
+async def test_frames_beyond_the_limit_are_not_counted(desk: Desk) -> None:
+    header, frame = samples.frames("GIF", [RED])[:-1], b",\0\0\0\0\1\0\1\0\0\2\2\x4c\1\0"
+    assert await desk.count(header + frame * 12_000 + b";", "image/gif") == 10_000
+
+
+# --- crops ---------------------------------------------------------------------------------------
+
+
+async def test_crops_are_the_pixels_of_the_page(pages: Pages) -> None:
+    page = samples.saved(samples.halves((200, 100)), "JPEG", quality=95)
+    boxes = [Box(0.0, 0.0, 0.5, 1.0), Box(0.5, 0.25, 1.0, 0.5), Box(1.0, 1.0, 1.0, 1.0)]
+    left, right, corner = map(opened, await pages.crop(page, boxes))
+    assert (left.size, right.size, corner.size) == ((100, 100), (100, 25), (1, 1))
+    assert near(left.getpixel((50, 50)), RED)
+    assert near(right.getpixel((50, 10)), BLUE)
+    assert near(corner.getpixel((0, 0)), BLUE)
+    assert await pages.crop(page, []) == []
+    with pytest.raises(DocumentDamaged):
+        await pages.crop(b"no jpeg", boxes)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+PNG = "image/png"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "error", "says"),
+    [
+        (samples.encrypted_pdf(), PDF, DocumentEncrypted, "password"),
+        (samples.empty_pdf(), PDF, DocumentEmpty, "no pages"),
+        (b"", PDF, DocumentEmpty, "no bytes"),
+        (b"", PNG, DocumentEmpty, "no bytes"),
+        (b"%PDF-1.7\n%%EOF", PDF, DocumentDamaged, "damaged"),
+        (b"<html>", PDF, DocumentDamaged, "damaged"),
+        (samples.text_pdf(["x"])[:200], PDF, DocumentDamaged, "damaged"),
+        (samples.loop_pdf(), PDF, DocumentDamaged, r"^Page 0 \(counted from 0\) is damaged"),
+        (samples.rgba_png()[:60], PNG, DocumentDamaged, "damaged"),
+        (samples.print_jpeg((99, 99))[:900], "image/jpeg", DocumentDamaged, "^Page 0"),
+        (samples.cmyk_jpeg(), PNG, DocumentDamaged, "damaged"),
+        (samples.huge_png(), PNG, ImageTooLarge, "^Page 0 .* more than 4000000 pixels"),
+    ],
+)
+async def test_bad_documents_are_named_errors(
+    desk: Desk, data: bytes, kind: str, error: type[AppError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        await desk.draw(data, kind)
+    good = await desk.draw(samples.text_pdf(["good"]))
+    assert (good.width, good.height) == (283, 400)
+
+
+async def test_a_page_that_is_not_there_or_a_file_that_went(desk: Desk) -> None:
+    for data, kind in ((samples.text_pdf(["x"]), PDF), (samples.rgba_png(), PNG)):
+        with pytest.raises(DocumentDamaged, match="Page 5"):
+            await desk.draw(data, kind, index=5)
+    with pytest.raises(DocumentDamaged, match="gone"):
+        await desk.pages.draw(desk.folder / "none", PDF, 0, SMALL)
+
+
+@pytest.mark.parametrize("bomb", ["forms", "flate", "strokes"])
+async def test_a_bomb_costs_one_page(tmp_path: Path, bomb: str) -> None:
+    data = {
+        "forms": samples.forms_bomb_pdf,
+        "flate": samples.flate_bomb_pdf,
+        "strokes": samples.stroke_bomb_pdf,
+    }[bomb]()
+    pages = Pages(1, Limits(memory_bytes=400 << 20, seconds=1.5), max_pixels=1_000_000)
+    desk = Desk(pages, tmp_path)
+    with pytest.raises(DocumentTooComplex, match=r"^Page 0 \(counted from 0\) takes more"):
+        await desk.draw(data)
+    good = await desk.draw(samples.text_pdf(["good"]))
+    assert (good.width, good.height) == (283, 400)
+    await pages.close()
+
+
+async def test_a_closed_room_does_not_blame_the_document(tmp_path: Path) -> None:
+    pages = Pages(1, LIMITS, max_pixels=1_000_000)
+    await pages.warm()
+    await pages.close()
+    with pytest.raises(Unavailable):
+        await Desk(pages, tmp_path).draw(samples.text_pdf(["x"]))
+
+
+async def test_a_file_that_changed_is_read_anew(desk: Desk) -> None:
+    path = desk.put(samples.text_pdf(["x"]))
+    assert await desk.pages.count(path, PDF) == 1
+    path.write_bytes(samples.text_pdf(["x", "y"]))
+    os.utime(path, ns=(1, 1))
+    assert await desk.pages.count(path, PDF) == 2

@@ -1,0 +1,376 @@
+"""Supervised children: answers, deaths, limits, waiting, and what a hostile child can do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from ocr_api.processes import (
+    ChildDied,
+    ChildTimedOut,
+    Limits,
+    Pool,
+    PoolUnavailable,
+    TaskRefused,
+)
+
+HANDLERS = """
+import os, resource, stat, sys
+from pathlib import Path
+from ocr_api.processes import Refusal
+
+def handle(header, payload):
+    return globals()["do_" + header["do"]](header, payload)
+
+def do_echo(header, payload):
+    print("noise on stdout", flush=True)
+    return {"pid": os.getpid(), "header": header}, payload[::-1]
+
+def do_gate(header, payload):
+    return {"pid": os.getpid(), "said": open(header["path"], "rb").read().decode()}, b""
+
+def do_refuse(header, payload):
+    raise Refusal("locked", "because")
+
+def do_crash(header, payload):
+    return {}["secret text of a document"]
+
+def do_eat(header, payload):
+    return {"size": len(bytearray(1 << 40))}, b""
+
+def do_abort(header, payload):
+    os.abort()
+
+def do_exit(header, payload):
+    os._exit(3)
+
+def do_spin(header, payload):
+    while True:
+        pass
+
+def do_say(header, payload):
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode) or stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, payload)
+        except OSError:
+            pass
+    return do_spin(header, payload)
+
+def do_facts(header, payload):
+    names = ("RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NOFILE")
+    limits = {name: resource.getrlimit(getattr(resource, name))[0] for name in names}
+    try:
+        Path(header["path"]).write_text("x")
+        wrote = True
+    except OSError:
+        wrote = False
+    status = Path("/proc/self/status").read_text() if Path("/proc/self/status").exists() else ""
+    return {"limits": limits, "env": dict(os.environ), "wrote": wrote, "status": status,
+            "session": os.getsid(0), "pid": os.getpid(), "modules": sorted(sys.modules)}, b""
+"""
+LIMITS = Limits(memory_bytes=1 << 30, seconds=20)
+
+
+@pytest.fixture(autouse=True)
+def _handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pool_handlers.py").write_text(HANDLERS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    pool = Pool("pool_handlers:handle", 1, LIMITS)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pool]:
+    pool = Pool("pool_handlers:handle", 2, LIMITS)
+    yield pool
+    await pool.close()
+
+
+async def pid(pool: Pool, **options: Any) -> int:
+    answer, _ = await pool.call({"do": "echo"}, **options)
+    return int(answer["pid"])
+
+
+class Gate:
+    """A named pipe on which a child waits until the test opens it."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        self.task: asyncio.Task[Any] | None = None
+
+    def hold(self, pool: Pool, **options: Any) -> asyncio.Task[Any]:
+        header = {"do": "gate", "path": str(self.path)}
+        self.task = asyncio.ensure_future(pool.call(header, **options))
+        return self.task
+
+    async def reached(self) -> int:
+        """Return a writing end, once the child waits at the other."""
+        return await asyncio.to_thread(os.open, self.path, os.O_WRONLY)
+
+    @staticmethod
+    def open(end: int, word: bytes = b"go") -> None:
+        os.write(end, word)
+        os.close(end)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+async def test_answers_carry_header_and_bytes_whatever_a_library_prints(pool: Pool) -> None:
+    payload = bytes(range(256)) * 4000
+    for _ in range(2):
+        answer, data = await pool.call({"do": "echo", "ü": [1, None, 0.5]}, payload)
+        assert answer["header"] == {"do": "echo", "ü": [1, None, 0.5]}
+        assert data == payload[::-1]
+
+
+async def test_a_child_lives_on_after_refusal_crash_and_too_much_memory(pool: Pool) -> None:
+    before = await pid(pool)
+    for do, code, message in (
+        ("refuse", "locked", "because"),
+        ("crash", "crash", "KeyError"),
+        ("eat", "memory", "out of memory"),
+    ):
+        with pytest.raises(TaskRefused) as caught:
+            await pool.call({"do": do})
+        assert (caught.value.code, caught.value.message) == (code, message)
+    assert await pid(pool) == before
+
+
+@pytest.mark.parametrize(("do", "how"), [("abort", "SIGABRT"), ("exit", "status 3")])
+async def test_a_child_that_dies_costs_one_task(pool: Pool, do: str, how: str) -> None:
+    before = await pid(pool)
+    with pytest.raises(ChildDied, match=how) as caught:
+        await pool.call({"do": do})
+    assert not isinstance(caught.value, ChildTimedOut | PoolUnavailable)
+    assert await pid(pool) != before
+
+
+async def test_a_child_that_overruns_is_killed(pool: Pool) -> None:
+    before = await pid(pool)
+    with pytest.raises(ChildTimedOut, match=r"0\.2 s"):
+        await pool.call({"do": "spin"}, seconds=0.2)
+    assert await pid(pool) != before
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+
+
+async def test_a_child_is_replaced_after_its_tasks() -> None:
+    pool = Pool("pool_handlers:handle", 1, Limits(1 << 30, 20, tasks=2))
+    pids = [await pid(pool) for _ in range(5)]
+    await pool.close()
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
+
+
+async def test_a_task_goes_to_the_child_that_had_the_last_of_its_kind(
+    pair: Pool, gate: Gate
+) -> None:
+    first = await pid(pair, affinity="a")
+    held = gate.hold(pair, affinity="a")
+    end = await gate.reached()
+    second = await pid(pair, affinity="b")
+    gate.open(end)
+    assert (await held)[0]["pid"] == first != second
+    for affinity, expected in (("a", first), ("b", second), ("a", first), ("a", first)):
+        assert await pid(pair, affinity=affinity) == expected
+
+
+async def test_a_second_child_joins_when_the_preferred_one_is_busy(pair: Pool, gate: Gate) -> None:
+    held = gate.hold(pair, affinity="a")
+    end = await gate.reached()
+    other = await pid(pair, affinity="a")
+    gate.open(end)
+    assert (await held)[0]["pid"] != other
+
+
+async def test_waiting_tasks_are_served_in_order(pool: Pool, gate: Gate) -> None:
+    held = gate.hold(pool)
+    end = await gate.reached()
+    done: list[int] = []
+
+    async def work(number: int) -> None:
+        await pool.call({"do": "echo"})
+        done.append(number)
+
+    tasks = [asyncio.ensure_future(work(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    gate.open(end)
+    await asyncio.gather(held, *tasks, return_exceptions=True)
+    assert done == [0, 1, 3, 4]
+
+
+async def test_a_cancelled_caller_does_not_spoil_the_next_answer(pool: Pool, gate: Gate) -> None:
+    before = await pid(pool)
+    held = gate.hold(pool)
+    end = await gate.reached()
+    held.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await held
+    following = asyncio.ensure_future(pool.call({"do": "echo", "mine": True}, b"abc"))
+    await asyncio.sleep(0)
+    assert not following.done()
+    gate.open(end, b"late answer")
+    answer, data = await following
+    assert answer == {"pid": before, "header": {"do": "echo", "mine": True}}
+    assert data == b"cba"
+
+
+async def test_a_child_left_by_its_caller_is_still_killed_in_time(pool: Pool, gate: Gate) -> None:
+    before = await pid(pool)
+    held = gate.hold(pool, seconds=0.3)
+    end = await gate.reached()
+    held.cancel()
+    assert await pid(pool) != before
+    os.close(end)
+
+
+async def test_cancelling_during_the_start_wastes_nothing(pool: Pool) -> None:
+    starting = asyncio.ensure_future(pool.call({"do": "echo"}))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert await pid(pool) == await pid(pool)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x00\xff\xff\xff\xff\x00\x00\x00\x00",
+        b"\x00\x00\x00\x00\x02\xff\xff\xff\xff{}",
+        b"\x07\x00\x00\x00\x02\x00\x00\x00\x00{}",
+        b"\x00\x00\x00\x00\x02\x00\x00\x00\x00[]",
+        b"\x00\x00\x00\x00\x02\x00\x00\x00\x00{}and more",
+        b"\x00\x00\x00\x00\x09\x00\x00\x00\x00" + b'{"a":NaN}',
+        b"\x00\x00\x00\x00\x02\x00\x00\x00\x00\xff\xfe",
+        b"\x00\x00\x01\x86\xa0\x00\x00\x00\x00" + b"[" * 100_000,
+        b"HTTP/1.1 200 OK\r\n\r\n",
+    ],
+    ids=["head", "payload", "status", "list", "more", "nan", "utf8", "deep", "http"],
+)
+async def test_a_child_that_answers_nonsense_is_killed(pool: Pool, said: bytes) -> None:
+    with pytest.raises(ChildDied, match="no answer") as caught:
+        await pool.call({"do": "say"}, said)
+    assert not isinstance(caught.value, ChildTimedOut)
+    assert (await pool.call({"do": "echo"}, b"ab"))[1] == b"ba"
+
+
+async def test_a_refusal_of_a_hostile_child_is_cut(pool: Pool) -> None:
+    head = b'{"code": 5, "message": "%s"}' % (b"x" * 5000)
+    frame = b"\x01" + len(head).to_bytes(4, "big") + bytes(4) + head
+    with pytest.raises(TaskRefused) as caught:
+        await pool.call({"do": "say"}, frame)
+    assert caught.value.code == "5"
+    assert caught.value.message == "x" * 500
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has all of them")
+async def test_a_child_is_shut_in_and_knows_no_secret(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECTO_SECRET_KEY", "hush")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    facts, _ = await pool.call({"do": "facts", "path": str(tmp_path / "written")})
+    assert facts["limits"] == {
+        "RLIMIT_AS": 1 << 30,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": 0,
+        "RLIMIT_NOFILE": 64,
+    }
+    assert facts["wrote"] is False
+    assert "hush" not in facts["env"].values()
+    assert facts["env"]["OMP_NUM_THREADS"] == "1"
+    assert "NoNewPrivs:\t1" in facts["status"]
+    assert facts["session"] == facts["pid"]
+    assert not {"pydantic", "fastapi", "aiohttp"} & set(facts["modules"])
+
+
+async def test_closing_ends_what_is_in_flight_and_leaves_no_process(pool: Pool, gate: Gate) -> None:
+    child = await pid(pool)
+    held = gate.hold(pool)
+    waiting = asyncio.ensure_future(pool.call({"do": "echo"}))
+    end = await gate.reached()
+    await pool.close()
+    os.close(end)
+    for task in (held, waiting):
+        with pytest.raises(PoolUnavailable, match="closed"):
+            await task
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    with pytest.raises(PoolUnavailable, match="closed"):
+        await pool.call({"do": "echo"})
+    await pool.close()
+
+
+async def test_closing_during_a_start(pool: Pool) -> None:
+    starting = asyncio.ensure_future(pool.call({"do": "echo"}))
+    await asyncio.sleep(0)
+    await pool.close()
+    with pytest.raises(PoolUnavailable):
+        await starting
+
+
+async def test_an_entry_that_cannot_be_imported_is_no_fault_of_the_task() -> None:
+    pool = Pool("pool_handlers_that_are_not:handle", 1, LIMITS)
+    with pytest.raises(PoolUnavailable, match="did not start"):
+        await pool.call({})
+    await pool.close()
+
+
+async def test_warming_starts_the_child_that_the_first_call_uses(pool: Pool) -> None:
+    await pool.warm()
+    await pool.warm()
+    assert await pid(pool) == await pid(pool)
+
+
+async def test_an_idle_child_that_dies_is_noticed(pool: Pool) -> None:
+    before = await pid(pool)
+    os.kill(before, 9)
+    while True:
+        try:
+            after = await pid(pool)
+            break
+        except ChildDied:
+            continue
+    assert after != before
+
+
+async def _story() -> list[Any]:
+    pool = Pool("pool_handlers:handle", 2, LIMITS)
+    seen: list[Any] = [(await pool.call({"do": "echo"}, b"x" * 900_000))[1] == b"x" * 900_000]
+    for do in ("abort", "refuse"):
+        try:
+            await pool.call({"do": do})
+        except (ChildDied, TaskRefused) as error:
+            seen.append(type(error))
+    left = asyncio.ensure_future(pool.call({"do": "spin"}, seconds=0.2))
+    await asyncio.sleep(0)
+    left.cancel()
+    seen.append(len(await asyncio.gather(*(pid(pool) for _ in range(20)))))
+    await pool.close()
+    return seen
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_both_event_loops(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    story: Coroutine[Any, Any, list[Any]] = _story()
+    with asyncio.Runner(loop_factory=factory, debug=True) as runner:
+        assert runner.run(story) == [True, ChildDied, TaskRefused, 20]
