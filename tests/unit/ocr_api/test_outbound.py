@@ -1,6 +1,6 @@
 """The guarded way out: where it goes, where it does not, and what a fetch may cost."""
 
-# ruff: noqa: RUF001 - characters that look like others are the point here
+
 
 from __future__ import annotations
 

@@ -1,0 +1,39 @@
+"""The street of doors: each file speaks one API, and knows no engine and no other door.
+
+A leaf is a file with one class that implements `Door`; all are open unless the settings name
+fewer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+
+from model_registry.registry import Registry
+from ocr_api.pipeline import Pipeline
+
+Check = Callable[[], Awaitable[str | None]]
+"""Returns what is wrong, or None; an AppError says it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the house offers to a door."""
+
+    pipeline: Pipeline
+    registry: Registry
+    checks: Mapping[str, Check]
+    """Readiness by the name of what is checked."""
+    max_body_bytes: int
+    """Longest JSON body."""
+
+
+class Door(ABC):
+    """One API."""
+
+    @abstractmethod
+    def router(self, services: Services) -> APIRouter:
+        """Return the API's routes."""

@@ -1,0 +1,55 @@
+"""Is the process alive, and can it work: what load balancers and Kubernetes ask."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from files_api.kit.errors import AppError
+from ocr_api.apis import Check, Door, Services
+
+CHECK_SECONDS = 5.0
+"""A check that takes longer counts as failed."""
+
+
+class Health(Door):
+    """`/livez` never depends on anything else; `/readyz` says what is not ready."""
+
+    def router(self, services: Services) -> APIRouter:
+        """Return the four health routes."""
+        router = APIRouter(tags=["health"])
+
+        @router.get("/livez")
+        @router.get("/health", include_in_schema=False)
+        @router.get("/healthz", include_in_schema=False)
+        async def livez() -> dict[str, str]:
+            """Answer while the process runs."""
+            return {"status": "ok"}
+
+        @router.get("/readyz", responses={503: {"description": "Something is not ready."}})
+        async def readyz() -> JSONResponse:
+            """Check the database, the blob store and each engine."""
+            names = list(services.checks)
+            answers = await asyncio.gather(*(_ask(services.checks[name]) for name in names))
+            problems = dict(zip(names, answers, strict=True))
+            ready = not any(problems.values())
+            body = {
+                "status": "ok" if ready else "not ready",
+                "checks": {name: problem or "ok" for name, problem in problems.items()},
+            }
+            return JSONResponse(body, status_code=200 if ready else 503)
+
+        return router
+
+
+async def _ask(check: Check) -> str | None:
+    try:
+        return await asyncio.wait_for(check(), CHECK_SECONDS)
+    except TimeoutError:
+        return f"no answer within {CHECK_SECONDS:g} s"
+    except AppError as error:
+        return error.message
+    except Exception as error:  # noqa: BLE001 - whatever fails, the answer is "not ready"
+        return type(error).__name__

@@ -1,0 +1,142 @@
+"""What clients send: the union of Mistral's and Nebul's OCR request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from files_api.kit.errors import MissingDocument, ValidationFailed
+from ocr_api.request import FileSource, InlineSource, OcrOptions, Source, UrlSource
+from ocr_api.selection import PageSelection
+
+
+class FileOcrBody(BaseModel):
+    """How to read an uploaded file. Unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = Field(None, description="Public model name; absent means the default.")
+    pages: Any = Field(
+        None,
+        description="Index from 0, list of indices, or a string such as '0-2,5'; at most 1000.",
+        examples=["0-2"],
+    )
+    prompt: str | None = Field(None, description="What the model is asked; default: its own.")
+    document_annotation_prompt: str | None = Field(
+        None, description="Like prompt, and the output also fills document_annotation."
+    )
+    document_annotation_format: dict[str, Any] | None = None
+    bbox_annotation_format: dict[str, Any] | None = None
+    include_image_base64: bool | None = Field(None, description="Put pictures into the answer.")
+    image_limit: Annotated[int, Field(ge=0)] | None = None
+    image_min_size: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Least width and height of a picture, in pixels."
+    )
+    table_format: Literal["markdown", "html"] | None = None
+    extract_header: bool | None = None
+    extract_footer: bool | None = None
+    include_blocks: bool | None = Field(None, description="Put layout blocks into the answer.")
+    confidence_scores_granularity: Literal["word", "page", "block"] | None = None
+    skip_special_tokens: bool | None = None
+    allow_partial: bool | None = Field(
+        None, description="Answer with the pages that could be read; the others carry an error."
+    )
+
+    @field_validator("document_annotation_format", "bbox_annotation_format")
+    @classmethod
+    def _only_schemas(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None or value.get("type") in {"text", "json_object"}:
+            return None
+        schema = value.get("json_schema")
+        if not isinstance(schema, Mapping) or not isinstance(schema.get("schema"), Mapping):
+            # pydantic turns a ValueError, and no TypeError, into a 422.
+            raise ValueError(  # noqa: TRY004
+                "takes {type: json_schema, json_schema: {name, schema}}"
+            )
+        return value
+
+
+class OcrBody(FileOcrBody):
+    """A document and how to read it."""
+
+    document: Any = Field(
+        None,
+        description=(
+            "{type: document_url, document_url}, {type: image_url, image_url}, "
+            "{type: file, file_id}, or {type: content, document_content}; type may be missing."
+        ),
+        examples=[{"type": "document_url", "document_url": "https://example.com/document.pdf"}],
+    )
+
+
+def to_options(body: FileOcrBody) -> OcrOptions:
+    """Return the options in the waist's words.
+
+    Raises:
+        ValidationFailed: ``pages`` has bad grammar.
+    """
+    images = bool(body.include_image_base64)
+    blocks = bool(body.include_blocks)
+    return OcrOptions(
+        pages=None if body.pages is None else PageSelection.parse(body.pages),
+        prompt=body.prompt,
+        annotation_prompt=body.document_annotation_prompt,
+        annotation_format=body.document_annotation_format,
+        region_annotation_format=body.bbox_annotation_format,
+        # Nebul lists pictures only with their bytes, Mistral always: contract, clash C2.
+        want_regions=images or blocks or body.bbox_annotation_format is not None,
+        want_images=images,
+        want_blocks=blocks,
+        image_limit=body.image_limit,
+        image_min_size=body.image_min_size,
+        table_format=body.table_format,
+        extract_header=bool(body.extract_header),
+        extract_footer=bool(body.extract_footer),
+        confidence=body.confidence_scores_granularity,
+        skip_special_tokens=body.skip_special_tokens is not False,
+        allow_partial=bool(body.allow_partial),
+    )
+
+
+_VARIANTS = {
+    "document_url": "document_url",
+    "image_url": "image_url",
+    "file": "file_id",
+    "file_id": "file_id",
+    "content": "document_content",
+}
+_KEYS = ("document_url", "image_url", "file_id", "document_content", "base64_document")
+
+
+def source_of(body: OcrBody) -> Source:
+    """Return the document that the body names, by its ``type`` or by the key that is there.
+
+    Raises:
+        MissingDocument: there is none.
+        ValidationFailed: it has the wrong shape.
+    """
+    document = body.document
+    if document is None:
+        raise MissingDocument(param="document")
+    if not isinstance(document, Mapping):
+        raise ValidationFailed("`document` is an object.", param="document")
+    key = _VARIANTS.get(str(document.get("type")), "")
+    if document.get(key) is None:
+        key = next((name for name in _KEYS if document.get(name) is not None), "")
+    if not key:
+        raise MissingDocument(param="document")
+    value = document[key]
+    if key in {"image_url", "document_url"} and isinstance(value, Mapping):
+        value = value.get("url")
+    param = f"document.{key}"
+    if not isinstance(value, str):
+        raise ValidationFailed(f"`{param}` is a string.", param=param)
+    if not value.strip():
+        raise MissingDocument(param=param)
+    if key == "file_id":
+        return FileSource(value)
+    if key in {"document_url", "image_url"}:
+        return UrlSource(value)
+    return InlineSource(value, param)

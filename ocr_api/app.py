@@ -1,0 +1,192 @@
+"""Builds the service: settings meet code here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from fastapi_swagger import patch_fastapi
+from starlette.types import ASGIApp
+
+from files_api.app import FilesService
+from files_api.kit import named, web
+from files_api.routes import router as files_router
+from model_registry.card import Card, CardError
+from model_registry.registry import Registry, load
+from ocr_api import migrations
+from ocr_api.apis import Check, Door, Services
+from ocr_api.documents import Documents, OpensFiles
+from ocr_api.engines import Engine
+from ocr_api.outbound import Outbound, OutboundLimits
+from ocr_api.pages import Pages
+from ocr_api.pipeline import Pipeline, Recorder
+from ocr_api.processes import Limits, Pool
+from ocr_api.settings import MIB, Settings
+from ocr_api.usage import UsageBook
+
+ENGINE_SECONDS = 300.0
+"""Longest time of one page in a child, where the engine names none (the card does)."""
+ENGINE_TASKS, RENDER_TASKS = 2000, 5000
+"""A child is replaced after so many pages, so that no leak of a C library lasts."""
+
+ENGINES, PARSERS, DOORS = "ocr_api.engines", "ocr_api.parsers", "ocr_api.apis"
+
+
+def load_registry(settings: Settings) -> Registry:
+    """Return the cards and routes, checked together with the names of the doors.
+
+    Raises:
+        CardError: with every problem of every file.
+    """
+    doors = named.names(DOORS)
+    problems = [
+        f"RECTO_DOORS: there is no door {door!r}; known: {', '.join(doors)}"
+        for door in settings.doors
+        if door not in doors
+    ]
+    try:
+        registry = _load(settings)
+    except CardError as error:
+        problems += error.problems
+    if problems:
+        raise CardError(problems)
+    return registry
+
+
+def _load(settings: Settings) -> Registry:
+    return load(
+        settings.models_dir,
+        settings.routes,
+        engines=named.names(ENGINES),
+        parsers=named.names(PARSERS),
+        show_hidden=settings.show_hidden_models,
+    )
+
+
+class Workshop:
+    """Everything that reads documents. Building it starts nothing; use it as a context."""
+
+    def __init__(self, settings: Settings, files: OpensFiles, record: Recorder) -> None:
+        self.registry = load_registry(settings)
+        self._outbound = Outbound(_outbound_limits(settings))
+        self._pages = Pages(
+            settings.count_render_processes(), _render_limits(settings), settings.max_pixels
+        )
+        self.engines = {
+            name: named.leaf(ENGINES, name, Engine)(partial(_engine_pool, settings))  # type: ignore[type-abstract]
+            for name in sorted({card.engine for card in self.registry.cards()})
+        }
+        self._scratch = settings.data_dir / "scratch"
+        documents = Documents(files, self._outbound, self._scratch, settings.max_file_bytes)
+        self.pipeline = Pipeline(
+            self.registry, self.engines, documents, self._pages, record, settings.max_pages
+        )
+
+    async def __aenter__(self) -> Workshop:
+        """Start the engines."""
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left_over in self._scratch.glob("recto-*"):
+            left_over.unlink(missing_ok=True)
+        for engine in self.engines.values():
+            await engine.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop everything."""
+        for engine in self.engines.values():
+            await engine.close()
+        await self._pages.close()
+        await self._outbound.close()
+
+
+def create(settings: Settings | None = None) -> ASGIApp:
+    """Return the ASGI application with every door; its lifespan starts and stops everything.
+
+    Raises:
+        CardError: the cards or routes are wrong; it lists every problem.
+    """
+    settings = settings or Settings()
+    files = FilesService(settings)
+    workshop = Workshop(settings, files.files, UsageBook(files.database).record)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(files.close)
+            await files.open(migrations.upgrade)
+            files.attach(app)
+            await stack.enter_async_context(workshop)
+            yield
+
+    app = FastAPI(
+        title="Recto",
+        summary="Self-hosted OCR: documents in, markdown out.",
+        version=own_version(),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    # FastAPI's own docs page loads its scripts from a public host; this one carries them.
+    patch_fastapi(app, docs_url="/docs")
+    web.add_error_handlers(app)
+    web.add_error_schema(app)
+    _open_doors(app, settings, files, workshop)
+    return web.FrontDoor(app)
+
+
+def own_version() -> str:
+    """Return the installed version, or 0 where the package is not installed."""
+    try:
+        return version("recto")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop: Workshop) -> None:
+    services = Services(
+        pipeline=workshop.pipeline,
+        registry=workshop.registry,
+        checks=_checks(files, workshop),
+        max_body_bytes=settings.max_json_bytes,
+    )
+    for name in settings.doors or named.names(DOORS):
+        door = named.leaf(DOORS, name, Door)()  # type: ignore[type-abstract]
+        app.include_router(door.router(services))
+    app.include_router(files_router())
+
+
+def _checks(files: FilesService, workshop: Workshop) -> dict[str, Check]:
+    checks: dict[str, Check] = {
+        "database": files.database.check,
+        "blob store": files.blobs.check,
+    }
+    for card in workshop.registry.cards():
+        checks[f"model {card.id}"] = partial(_engine_check, workshop, card)
+    return checks
+
+
+async def _engine_check(workshop: Workshop, card: Card) -> str | None:
+    return await workshop.engines[card.engine].problem(card, None)
+
+
+def _engine_pool(settings: Settings, entry: str, memory_bytes: int) -> Pool:
+    limits = Limits(memory_bytes=memory_bytes, seconds=ENGINE_SECONDS, tasks=ENGINE_TASKS)
+    return Pool(entry, settings.count_engine_processes(), limits)
+
+
+def _render_limits(settings: Settings) -> Limits:
+    memory = settings.render_memory_mib * MIB
+    return Limits(memory_bytes=memory, seconds=settings.render_seconds, tasks=RENDER_TASKS)
+
+
+def _outbound_limits(settings: Settings) -> OutboundLimits:
+    return OutboundLimits(
+        max_bytes=settings.max_file_bytes,
+        seconds=settings.fetch_seconds,
+        allowed_hosts=settings.fetch_allow,
+    )

@@ -1,0 +1,279 @@
+"""The story of a document: resolve, choose pages, draw, read, parse, assemble.
+
+Pages flow through a window of a fixed few, in order, so that memory does not grow with the
+document; whoever stops taking pages stops the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TypeVar
+
+from files_api.accounts import Principal
+from files_api.kit import errors, named
+from model_registry.registry import Choice, Registry, UnknownModelError, UnservedModelError
+from ocr_api.documents import Document, Documents
+from ocr_api.engines import Engine, PageTask
+from ocr_api.pages import DrawnPage, Pages
+from ocr_api.parsers import Parser
+from ocr_api.request import Ask, OcrOptions, OcrRequest, check_support, choose_prompt
+from ocr_api.result import WHOLE_PAGE, Box, Page, Reading, Region, Result, Usage, Warn
+from ocr_api.usage import Entry, Outcome
+
+Recorder = Callable[[Principal, Entry], Awaitable[None]]
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+
+@dataclass
+class Run:
+    """One request under way: what is known before the first page, and what has been read."""
+
+    request: OcrRequest
+    choice: Choice
+    ask: Ask
+    document: Document
+    indices: list[int]
+    """Pages to read, ascending, counted from 0."""
+    warnings: tuple[Warn, ...]
+    begun: float = field(default_factory=time.perf_counter)
+    read: int = 0
+    failed: int = 0
+    tokens: Usage = field(default_factory=Usage)
+
+    def count(self, page: Page) -> None:
+        """Add a page to what has been used."""
+        if page.error is None:
+            self.read += 1
+            self.tokens += page.usage
+        else:
+            self.failed += 1
+
+    def result(self, pages: Iterable[Page]) -> Result:
+        """Return the answer made of the pages that were read."""
+        return Result(
+            id=self.request.id,
+            model=self.choice.name,
+            card=self.choice.card.id,
+            document_bytes=self.document.size,
+            pages=tuple(pages),
+            warnings=self.warnings,
+            usage=self.tokens,
+        )
+
+    def entry(self, outcome: Outcome) -> Entry:
+        """Return what the request used so far."""
+        return Entry(
+            request_id=self.request.id,
+            model=self.choice.name,
+            card=self.choice.card.id,
+            outcome=outcome,
+            pages=self.read,
+            tokens=self.tokens,
+            document_bytes=self.document.size,
+            seconds=time.perf_counter() - self.begun,
+        )
+
+
+class Pipeline:
+    """Reads documents."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        engines: Mapping[str, Engine],
+        documents: Documents,
+        pages: Pages,
+        record: Recorder,
+        max_pages: int,
+    ) -> None:
+        self._registry = registry
+        self._engines = engines
+        self._documents = documents
+        self._pages = pages
+        self._record = record
+        self._max_pages = max_pages
+
+    async def run(self, request: OcrRequest, principal: Principal) -> Result:
+        """Return the whole document.
+
+        Raises:
+            AppError: the request, the document, or a page of it is at fault.
+        """
+        async with self.open(request, principal) as run, aclosing(self.pages(run)) as stream:
+            return run.result([page async for page in stream])
+
+    @asynccontextmanager
+    async def open(self, request: OcrRequest, principal: Principal) -> AsyncIterator[Run]:
+        """Resolve a request into a run; on leaving, write what it used.
+
+        Raises:
+            AppError: the model, the options or the document is at fault; nothing was read.
+        """
+        choice = self.choose(request.model, principal)
+        warnings = check_support(request.options, choice.card, self._registry.annotators())
+        ask = choose_prompt(request.options, choice.card)
+        async with self._documents.open(request.source, principal) as document:
+            indices = await self._choose_pages(document, request.options)
+            run = Run(request, choice, ask, document, indices, (*warnings, *ask.warnings))
+            outcome: Outcome = "cancelled"
+            try:
+                yield run
+                outcome = "partial" if run.failed else "ok"
+            except Exception:
+                outcome = "failed"
+                raise
+            finally:
+                # A caller that left must not take its usage row with it.
+                await asyncio.shield(self._record(principal, run.entry(outcome)))
+
+    def choose(self, name: str | None, principal: Principal) -> Choice:
+        """Return who answers to a public name.
+
+        Raises:
+            ModelUnknown, ModelUnavailable: nobody does.
+        """
+        try:
+            return self._registry.choose(name, principal.org_id)
+        except UnknownModelError as error:
+            raise errors.ModelUnknown(str(error), param="model") from error
+        except UnservedModelError as error:
+            raise errors.ModelUnavailable(str(error), param="model") from error
+
+    async def pages(self, run: Run) -> AsyncGenerator[Page, None]:
+        """Yield the pages of a run in document order, at most a window of them in work.
+
+        Raises:
+            AppError: a page failed and the caller did not allow a partial answer.
+        """
+        room = run.request.options.image_limit
+        work = in_order(run.indices, lambda index: self._page(run, index), self._window(run))
+        async with aclosing(work) as stream:
+            async for page in stream:
+                kept = page if room is None else _limit_regions(page, room)
+                room = None if room is None else room - len(kept.regions)
+                run.count(kept)
+                yield kept
+
+    def _window(self, run: Run) -> int:
+        return run.choice.card.pages_in_flight
+
+    async def _choose_pages(self, document: Document, options: OcrOptions) -> list[int]:
+        count = await self._pages.count(document.path, document.media_type)
+        if options.pages is not None:
+            chosen = options.pages.choose(count)
+        elif count > self._max_pages:
+            raise errors.TooManyPages(
+                f"The document has {count} pages; one request may read {self._max_pages}. "
+                "Select some with `pages`.",
+                param="pages",
+            )
+        else:
+            chosen = list(range(count))
+        if len(chosen) > self._max_pages:
+            raise errors.TooManyPages(param="pages")
+        return chosen
+
+    async def _page(self, run: Run, index: int) -> Page:
+        try:
+            return await self._read_page(run, index)
+        except errors.AppError as error:
+            if not run.request.options.allow_partial:
+                raise
+            return Page(index, 0, 0, 0, error=error.message)
+
+    async def _read_page(self, run: Run, index: int) -> Page:
+        """Draw, read, parse: the life of one page."""
+        begun = time.perf_counter()
+        document, card, options = run.document, run.choice.card, run.request.options
+        drawn = await self._pages.draw(document.path, document.media_type, index, card.render)
+        pictures = _pictures(drawn, options)
+        reading = Reading() if drawn.blank else await self._read(run, drawn)
+        parsed = _parser(card.parser).parse(reading, pictures)
+        regions = await self._regions(drawn, pictures, options)
+        return Page(
+            index=index,
+            width=drawn.width,
+            height=drawn.height,
+            dpi=drawn.dpi,
+            markdown=parsed.markdown,
+            blocks=parsed.blocks,
+            regions=regions,
+            confidences=parsed.confidences,
+            usage=reading.usage,
+            seconds=time.perf_counter() - begun,
+            warnings=_page_warnings(reading),
+        )
+
+    async def _read(self, run: Run, drawn: DrawnPage) -> Reading:
+        card = run.choice.card
+        url = run.choice.urls[0] if run.choice.urls else None
+        task = PageTask(drawn, card, run.ask.prompt, url, run.request.id)
+        return await self._engines[card.engine].read(task)
+
+    async def _regions(
+        self, drawn: DrawnPage, pictures: tuple[Box, ...], options: OcrOptions
+    ) -> tuple[Region, ...]:
+        if not options.want_images or options.image_limit == 0:
+            return tuple(Region(box) for box in pictures)
+        # A page without pictures of its own is the picture, as Nebul's "page images".
+        boxes = pictures or (WHOLE_PAGE,)
+        crops = await self._pages.crop(drawn.jpeg, boxes)
+        return tuple(Region(box, crop) for box, crop in zip(boxes, crops, strict=True))
+
+
+async def in_order(
+    items: Iterable[Item], work: Callable[[Item], Awaitable[Done]], window: int
+) -> AsyncGenerator[Done, None]:
+    """Yield ``work(item)`` for each item, in order, with at most ``window`` of them under way.
+
+    Leaving early, or an error in one, cancels the rest; nothing is left running.
+    """
+    waiting = iter(items)
+    tasks: deque[asyncio.Future[Done]] = deque()
+    try:
+        tasks.extend(asyncio.ensure_future(work(item)) for item in islice(waiting, window))
+        while tasks:
+            done = await tasks[0]
+            tasks.popleft()
+            tasks.extend(asyncio.ensure_future(work(item)) for item in islice(waiting, 1))
+            yield done
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _parser(name: str) -> Parser:
+    return named.leaf("ocr_api.parsers", name, Parser)()  # type: ignore[type-abstract]
+
+
+def _pictures(drawn: DrawnPage, options: OcrOptions) -> tuple[Box, ...]:
+    if not options.want_regions or options.image_limit == 0:
+        return ()
+    least = options.image_min_size or 0
+
+    def large_enough(box: Box) -> bool:
+        left, top, right, bottom = box.pixels(drawn.width, drawn.height)
+        return min(right - left, bottom - top) >= max(least, 1)
+
+    return tuple(box for box in drawn.pictures if large_enough(box))
+
+
+def _limit_regions(page: Page, room: int) -> Page:
+    if len(page.regions) <= room:
+        return page
+    blocks = tuple(block for block in page.blocks if block.region is None or block.region < room)
+    return replace(page, regions=page.regions[:room], blocks=blocks)
+
+
+def _page_warnings(reading: Reading) -> tuple[Warn, ...]:
+    if reading.finish_reason == "length":
+        return (Warn("truncated", "The model stopped at its length limit; text may be missing."),)
+    return ()

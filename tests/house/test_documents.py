@@ -1,0 +1,121 @@
+"""What the documents say is what the code does: settings, errors, routes, models, leaves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from fastapi import FastAPI
+
+from files_api.kit import named
+from files_api.kit.errors import AppError, InternalError, every_error
+from ocr_api import app, cli
+from ocr_api.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def errors_table() -> str:
+    """Return the README's error table, made from the classes."""
+    rows = sorted({(cls.status, cls.code, cls.default_message()) for cls in _public_errors()})
+    return "\n".join(f"| {status} | `{code}` | {message} |" for status, code, message in rows)
+
+
+def _public_errors() -> list[type[AppError]]:
+    return [cls for cls in every_error() if cls is not AppError]
+
+
+def _service(settings: Settings) -> FastAPI:
+    front = app.create(settings)
+    inner = front.app  # type: ignore[attr-defined]
+    assert isinstance(inner, FastAPI)
+    return inner
+
+
+def test_readme_lists_every_error() -> None:
+    assert errors_table() in README
+
+
+def test_error_codes_are_one_per_meaning() -> None:
+    seen: dict[tuple[int, str], str] = {}
+    for cls in _public_errors():
+        assert seen.setdefault((cls.status, cls.code), cls.__name__) == cls.__name__
+        assert cls.retry_after is None or cls.retry_after <= 120
+    assert InternalError.status == 500
+
+
+def test_readme_lists_every_route(settings: Settings) -> None:
+    paths = _service(settings).openapi()["paths"]
+    routes = {f"{verb.upper()} {path}" for path, verbs in paths.items() for verb in verbs}
+    listed = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", README, re.MULTILINE))
+    assert {route.replace(":path", "") for route in routes} == listed
+
+
+def test_every_documented_error_names_its_codes(settings: Settings) -> None:
+    document = _service(settings).openapi()
+    codes = document["paths"]["/v1/ocr"]["post"]["responses"]
+    assert "`document_encrypted`" in codes["400"]["description"]
+    assert "`ocr_failed`" in codes["500"]["description"]
+    assert codes["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
+    assert document["components"]["schemas"]["ErrorBody"]["required"]
+
+
+def test_example_env_holds_every_setting_with_its_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = (ROOT / "configs" / "example.env").read_text("utf-8").splitlines()
+    listed = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert list(listed) == [f"RECTO_{name.upper()}" for name in Settings.model_fields]
+    for name in listed:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(ROOT)
+    defaults = Settings()
+    for name, value in listed.items():
+        monkeypatch.setenv(name, value)
+    example = Settings()
+    for name in Settings.model_fields:
+        one, other = getattr(example, name), getattr(defaults, name)
+        if isinstance(one, Path):
+            one, other = one.absolute(), other.absolute()
+        assert one == other, name
+
+
+def test_example_env_says_what_each_setting_means() -> None:
+    text = (ROOT / "configs" / "example.env").read_text("utf-8")
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        sentence = " ".join(field.description.split())
+        comment = text.split(f"RECTO_{name.upper()}=")[0].rsplit("\n\n", 1)[-1]
+        assert sentence in " ".join(comment.replace("#", " ").split()), name
+
+
+def test_readme_lists_every_card_and_leaf(settings: Settings) -> None:
+    registry = app.load_registry(settings)
+    for card in registry.cards():
+        assert f"| `{card.id}` | `{card.engine}` | `{card.parser}` |" in README
+
+
+def test_every_leaf_is_used_or_listed() -> None:
+    assert named.names("ocr_api.engines") == ["echo", "rapidocr"]
+    assert named.names("ocr_api.parsers") == ["layout", "plain"]
+    assert named.names("files_api.blobs") == ["file"]
+
+
+@pytest.mark.parametrize("command", sorted(cli.main.commands))
+def test_command_explains_itself(command: str) -> None:
+    answer = CliRunner().invoke(cli.main, [command, "--help"])
+    assert answer.exit_code == 0
+    for option in cli.main.commands[command].params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+    assert f"recto {command}" in README
+
+
+def test_make_help_lists_every_task() -> None:
+    text = (ROOT / "Makefile").read_text("utf-8")
+    tasks = text.split(".PHONY:")[1].split("\n")[0].split()
+    assert sorted(re.findall(r"^([a-z]+):.*## ", text, re.MULTILINE)) == sorted(tasks)
