@@ -61,7 +61,7 @@ class FilesService:
 
     def attach(self, app: FastAPI) -> None:
         """Put the parts where the routes find them: ``app.state``. Call after `open`."""
-        app.state.callers = Callers(self.local)
+        app.state.callers = Callers(self.local, self.settings.public_url)
         app.state.files = self.files
         app.state.public_url = self.settings.public_url
 

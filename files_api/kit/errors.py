@@ -9,7 +9,7 @@ The tree, with the HTTP status of each:
     │   ├── TooManyPages, PagesOutOfRange, ImageTooLarge, DocumentTooComplex
     │   ├── ModelUnknown, ModelUnavailable, AnnotationUnsupported
     │   └── FetchRefused, FetchFailed
-    ├── LinkForbidden 403
+    ├── Forbidden 403 ── LinkForbidden, CallerRefused
     ├── NotFound 404 ── FileNotFound, ModelNotFound
     ├── MethodNotAllowed 405
     ├── TooLarge 413
@@ -171,12 +171,24 @@ class FetchFailed(InvalidRequest):
     code = "fetch_failed"
 
 
-class LinkForbidden(AppError):
-    """The signed URL is expired or its signature does not fit."""
+class Forbidden(AppError):
+    """The caller may not do this."""
 
     status = 403
-    code = "invalid_signature"
+    code = "forbidden"
     kind = "permission_error"
+
+
+class LinkForbidden(Forbidden):
+    """The signed URL is expired or its signature does not fit."""
+
+    code = "invalid_signature"
+
+
+class CallerRefused(Forbidden):
+    """Without API keys only this machine is served; name a proxy's address in RECTO_PUBLIC_URL."""
+
+    code = "caller_refused"
 
 
 class NotFound(AppError):

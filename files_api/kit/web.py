@@ -123,7 +123,7 @@ def door_route(dialect: Dialect = superset) -> type[APIRoute]:
 def documented(*classes: type[errors.AppError]) -> dict[int | str, dict[str, Any]]:
     """Return ``responses=`` for a route: each status with its codes and their meaning."""
     by_status: dict[int | str, list[type[errors.AppError]]] = {}
-    every: list[type[errors.AppError]] = [*classes, errors.InternalError]
+    every: list[type[errors.AppError]] = [*classes, errors.CallerRefused, errors.InternalError]
     for cls in every:
         by_status.setdefault(cls.status, []).append(cls)
     return {

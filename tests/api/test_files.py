@@ -42,7 +42,7 @@ async def client(service: FilesService) -> AsyncIterator[httpx.AsyncClient]:
     app.include_router(router())
     service.attach(app)
     transport = httpx.ASGITransport(FrontDoor(app))
-    async with httpx.AsyncClient(transport=transport, base_url="http://recto.test") as made:
+    async with httpx.AsyncClient(transport=transport, base_url="http://recto.localhost") as made:
         yield made
 
 
@@ -290,14 +290,14 @@ async def test_a_signed_link_needs_no_key_and_ends_with_its_file(
 ) -> None:
     body = await send(client)
     made = (await client.get(f"/v1/files/{body['id']}/url")).json()
-    assert made["url"].startswith(f"http://recto.test/v1/files/{body['id']}/content?org=")
+    assert made["url"].startswith(f"http://recto.localhost/v1/files/{body['id']}/content?org=")
     expiry = made["expires_at"] - body["created_at"]
     assert 24 * 3600 <= expiry <= 24 * 3600 + 60
     answer = await client.get(made["url"])
     assert answer.content == PDF
     assert answer.headers["content-type"] == "application/pdf"
     assert answer.headers["referrer-policy"] == "no-referrer"
-    other_name = made["url"].replace("http://recto.test", "http://127.0.0.1:8000/v1")
+    other_name = made["url"].replace("http://recto.localhost", "http://127.0.0.1:8000/v1")
     assert (await client.get(other_name)).content == PDF
     assert (await client.delete(f"/v1/files/{body['id']}")).json() == {
         "id": body["id"],
@@ -338,7 +338,7 @@ async def test_the_public_url_is_the_base_of_links(tmp_path: Path) -> None:
     app.include_router(router())
     service.attach(app)
     transport = httpx.ASGITransport(FrontDoor(app))
-    async with httpx.AsyncClient(transport=transport, base_url="http://inside") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         body = await send(client)
         url = (await client.get(f"/v1/files/{body['id']}/url")).json()["url"]
     await service.close()

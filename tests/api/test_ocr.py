@@ -362,3 +362,28 @@ async def test_usage_is_recorded(client: httpx.AsyncClient, settings: Settings) 
     assert facts[1][:2] == ("echo", "failed")
     assert rows[0]["completion_tokens"] > 0
     assert {row["org_id"] for row in rows} == {"00000000-0000-7000-8000-000000000001"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "localhost:1"}, 200),
+        ({"host": "[::1]:1"}, 200),
+        ({"host": "recto.localhost"}, 200),
+        ({"host": "rebound.example"}, 403),
+        ({"host": "10.0.0.7:8000"}, 403),
+        ({"host": "127.0.0.1.example"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+    ],
+)
+async def test_without_keys_only_this_machine_is_served(
+    client: httpx.AsyncClient, headers: dict[str, str], status: int
+) -> None:
+    """A page that a browser shows, and a name rebound to 127.0.0.1, reach nobody's files."""
+    answer = await client.get("/v1/files", headers=headers)
+    assert answer.status_code == status
+    if status == 403:
+        check_error(answer, 403, "caller_refused")
