@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from importlib import util
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from files_api.kit.errors import EngineUnavailable, PageFailed
 from model_registry.card import Card, read_cards
@@ -101,6 +103,20 @@ def _check_layout(markdown: str) -> None:
     assert "\n\n## Report of the Librarian\n\nMiss Agathe Lefèvre reported" in markdown
     assert "\n- two reading lamps for the window seats;\n" in markdown
     assert "Summer fair 612.45  \nGifts and legacies 275.00" in markdown
+
+
+async def test_a_narrow_strip_is_read_within_the_memory(engine: RapidOcr) -> None:
+    strip = Image.new("L", (70, 1754), 255)
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size=22)
+    for row, text in enumerate(["Lamp", "Oil", "Stove"]):
+        pen.text((5, 40 + 600 * row), text, 0, font=font)
+    held = io.BytesIO()
+    strip.save(held, "JPEG")
+    page = DrawnPage(0, 70, 1754, 150, held.getvalue(), blank=False, pictures=())
+    lines = (await engine.read(PageTask(page, CARD, None))).lines
+    assert [line.text for line in lines] == ["Lamp", "Oil", "Stove"]
+    assert [round(line.box.top, 1) for line in lines] == [0.0, 0.4, 0.7]
+    assert all(line.box.right > 0.4 for line in lines)
 
 
 async def test_a_blank_page_costs_nothing() -> None:
