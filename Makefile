@@ -46,6 +46,7 @@ $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Recto needs Python 3.11 or newer; call make with PYTHON=python3.12, say.")'
 	@echo "Making the environment in $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check uninstall --quiet --yes setuptools
 	@touch $@
 
 $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/.made

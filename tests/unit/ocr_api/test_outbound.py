@@ -1,7 +1,5 @@
 """The guarded way out: where it goes, where it does not, and what a fetch may cost."""
 
-
-
 from __future__ import annotations
 
 import asyncio
