@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from logging import WARNING
 
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -16,6 +18,8 @@ from files_api.kit.disk import make_folders
 from files_api.kit.observe import log
 from files_api.links import Links, load_or_make_secret
 from files_api.settings import FilesSettings
+
+_EXPIRY_SECONDS = 3600.0
 
 
 class FilesService:
@@ -36,6 +40,7 @@ class FilesService:
         self.blobs = open_store(settings.effective_blob_url())
         self.files = Files(self.database, self.blobs, self.links, settings.max_file_bytes)
         self._local: Principal | None = None
+        self._expiring: asyncio.Task[None] | None = None
 
     @property
     def local(self) -> Principal:
@@ -46,6 +51,8 @@ class FilesService:
 
     async def open(self, upgrade: Callable[[Database], Awaitable[None]]) -> None:
         """Bring the database up to date, clear what a crash left, find the local organisation.
+
+        From then on a task deletes expired files, now and every hour, until `close`.
 
         Args:
             upgrade: brings the database to the newest revision; the migrations know tables of
@@ -58,6 +65,7 @@ class FilesService:
         self._local = await ensure_local(self.database)
         if swept := await self.blobs.sweep():
             log(__name__, "swept", temporary_files=swept)
+        self._expiring = asyncio.create_task(self._expire_hourly(), name="expiry of files")
 
     def attach(self, app: FastAPI) -> None:
         """Put the parts where the routes find them: ``app.state``. Call after `open`."""
@@ -71,9 +79,21 @@ class FilesService:
         await self.blobs.check()
 
     async def close(self) -> None:
-        """Let go of the database and the blob store."""
+        """End the expiry of files; let go of the database and the blob store."""
+        if self._expiring:
+            self._expiring.cancel()
+            await asyncio.wait({self._expiring})
         await self.database.close()
         await self.blobs.close()
+
+    async def _expire_hourly(self) -> None:
+        while True:
+            try:
+                if count := await self.files.expire():
+                    log(__name__, "expired", files=count)
+            except Exception as error:  # noqa: BLE001 - whatever fails is tried again in an hour
+                log(__name__, "expiry_failed", level=WARNING, error=type(error).__name__)
+            await asyncio.sleep(_EXPIRY_SECONDS)
 
 
 def _bytes(secret: SecretStr | None) -> bytes | None:

@@ -33,12 +33,25 @@ class Callers:
         Raises:
             CallerRefused: a browser sent it for another site, or it names a foreign host.
         """
-        if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
+        # Browsers leave Sec-Fetch-Site out where the address is plain HTTP on another machine.
+        foreign = not all(map(self._is_ours, map(_host_in, request.headers.getlist("origin"))))
+        if foreign or request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
             raise CallerRefused("Requests from web pages of other sites are refused.")
-        host = request.url.hostname or ""
-        if host != self._public_host and not _is_loopback(host):
+        if not self._is_ours(request.url.hostname):
             raise CallerRefused
         return self._local
+
+    def _is_ours(self, host: str | None) -> bool:
+        """Tell whether a host names this machine or is that of the public URL."""
+        return host is not None and (host == self._public_host or _is_loopback(host))
+
+
+def _host_in(origin: str) -> str | None:
+    """Return the host of an ``Origin`` header; None for ``null`` and what is malformed."""
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,7 +1,7 @@
 r"""Signed download links: who has the link may read one file until it expires. Pure.
 
     GET /v1/files/{file}/content?org=…&exp=…&kid=…&sig=…
-    sig = base64url(HMAC-SHA256(key, "ocr-url-v1\nMETHOD\norg\nfile\nexp\nkid")), unpadded
+    sig = base64url(HMAC-SHA256(key, "ocr-url-v1\nGET\norg\nfile\nexp\nkid")), unpadded
 
 The key is derived from the master secret with HKDF-SHA256 (RFC 5869), and its id from the key,
 so that a change of the secret needs no table: the current key signs, the previous one verifies.
@@ -47,6 +47,7 @@ class ParsedLink:
     file_id: str
     org: str
     exp: str
+    """Unix seconds; a decimal number without sign or leading zero, if the link is good."""
     kid: str
     sig: str
 
@@ -75,41 +76,28 @@ class Links:
             expires_at: unix seconds; the caller keeps it within `MAX_HOURS`.
         """
         exp = str(expires_at)
-        sig = _signature(self._current, "GET", file_id, org, exp)
+        sig = _signature(self._current, file_id, org, exp)
         query = f"org={org}&exp={exp}&kid={self._current.kid}&sig={sig}"
         return f"{base_url.rstrip('/')}/v1/files/{file_id}/content?{query}"
 
-    def verify(
-        self, method: str, file_id: str, org: str, exp: str, kid: str, sig: str, now: float
-    ) -> None:
-        """Return when the link holds now.
-
-        Args:
-            method: the HTTP method; links are signed for GET.
-            file_id: from the path.
-            org: from the query, like ``exp``, ``kid`` and ``sig``.
-            exp: unix seconds, a decimal number without sign or leading zero.
-            kid: which key signed.
-            sig: the signature.
-            now: unix seconds.
+    def verify(self, link: ParsedLink, now: float) -> None:
+        """Return when the link may be read with GET now, in unix seconds.
 
         Raises:
-            LinkForbidden: it does not; the message never says which part is wrong.
+            LinkForbidden: it may not; the message never says which part is wrong.
         """
-        key = self._keys.get(kid)
-        if key is None or not is_id(org) or not is_id(file_id) or not _EXPIRY.fullmatch(exp):
+        key = self._keys.get(link.kid)
+        if key is None or not is_id(link.org) or not is_id(link.file_id):
+            raise LinkForbidden
+        if not _EXPIRY.fullmatch(link.exp):
             raise LinkForbidden
         # The encoded texts are compared: base64's last character has spare bits, so that
         # several texts decode to the same bytes.
-        wanted = _signature(key, method, file_id, org, exp)
-        if not hmac.compare_digest(wanted.encode(), sig.encode("utf-8", "surrogatepass")):
+        wanted = _signature(key, link.file_id, link.org, link.exp)
+        if not hmac.compare_digest(wanted.encode(), link.sig.encode("utf-8", "surrogatepass")):
             raise LinkForbidden
-        if not now < int(exp) <= now + MAX_HOURS * 3600:
+        if not now < int(link.exp) <= now + MAX_HOURS * 3600:
             raise LinkForbidden
-
-    def verify_parsed(self, link: ParsedLink, now: float) -> None:
-        """Return when the parsed link may be read with GET now; raise `LinkForbidden` if not."""
-        self.verify("GET", link.file_id, link.org, link.exp, link.kid, link.sig, now)
 
     def parse(self, url: str) -> ParsedLink | None:
         """Return the parts of a URL of ours, whatever its host, or None.
@@ -180,7 +168,7 @@ def _derive(secret: bytes) -> _Key:
     return _Key(sha256(b"kid\n" + key).hexdigest()[:12], key)
 
 
-def _signature(key: _Key, method: str, file_id: str, org: str, exp: str) -> str:
-    message = "\n".join((_VERSION, method, org, file_id, exp, key.kid))
+def _signature(key: _Key, file_id: str, org: str, exp: str) -> str:
+    message = "\n".join((_VERSION, "GET", org, file_id, exp, key.kid))
     digest = hmac.digest(key.key, message.encode(), "sha256")
     return urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -6,13 +6,15 @@ A card holds facts about a model; who is sent to it, and where it runs, stands i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 DEFAULT_PROMPT = "Read all text in this image and format it as markdown."
 """The API's default prompt (Nebul OCR API); a card maps it to the one its model was trained on."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -95,6 +97,14 @@ def read_cards(folder: Path) -> list[Card]:
     Raises:
         CardError: with every problem of every file, not only the first.
     """
+    cards, problems = scan_cards(folder)
+    if problems:
+        raise CardError(problems)
+    return cards
+
+
+def scan_cards(folder: Path) -> tuple[list[Card], list[str]]:
+    """Return the cards that can be read, and every problem of the folder."""
     cards: list[Card] = []
     problems: list[str] = []
     paths = sorted(folder.glob("*.yaml"))
@@ -102,15 +112,26 @@ def read_cards(folder: Path) -> list[Card]:
         problems.append(f"{folder}: holds no card (*.yaml)")
     for path in paths:
         try:
-            cards.append(Card.model_validate(yaml.safe_load(path.read_text("utf-8"))))
-        except ValidationError as error:
-            problems.extend(f"{path.name}: {line}" for line in explain(error))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            problems.append(f"{path.name}: not readable as YAML: {error}")
-    problems.extend(_clashes(cards))
-    if problems:
-        raise CardError(problems)
-    return cards
+            cards.append(read_as(Card, path))
+        except CardError as error:
+            problems += error.problems
+    return cards, problems + _clashes(cards)
+
+
+def read_as(kind: type[Model], path: Path) -> Model:
+    """Return a YAML file as a pydantic model.
+
+    Raises:
+        CardError: with every problem of the file.
+    """
+    try:
+        return kind.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except ValidationError as error:
+        raise CardError([f"{path.name}: {line}" for line in explain(error)]) from error
+    except OSError as error:
+        raise CardError([f"{path.name}: not readable: {error.strerror or error}"]) from error
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a 30th of February
+        raise CardError([f"{path.name}: not readable as YAML: {error}"]) from error
 
 
 def explain(error: ValidationError) -> list[str]:

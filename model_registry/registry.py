@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_registry.card import Card, CardError, read_cards
+from model_registry import audit
+from model_registry.card import Card, CardError, scan_cards
 from model_registry.routing import DEFAULT, Route, Routes, Target, pick, read_routes
+
+_LONGEST_QUOTE = 100
+"""Characters of a name that a message repeats: a client may send a whole data URI as model."""
 
 
 class UnknownModelError(LookupError):
@@ -15,7 +20,7 @@ class UnknownModelError(LookupError):
 
     def __init__(self, name: str, names: list[str]) -> None:
         self.names = names
-        super().__init__(f"There is no model {name!r}. Models here: {', '.join(names)}.")
+        super().__init__(f"There is no model {_quote(name)}. Models here: {', '.join(names)}.")
 
 
 class UnservedModelError(LookupError):
@@ -24,8 +29,8 @@ class UnservedModelError(LookupError):
     def __init__(self, name: str, names: list[str]) -> None:
         self.names = names
         super().__init__(
-            f"The model {name!r} is known, but no server runs it: give it a route with a URL. "
-            f"Models here: {', '.join(names)}."
+            f"The model {_quote(name)} is known, but no server runs it: "
+            f"give it a route with a URL. Models here: {', '.join(names)}."
         )
 
 
@@ -65,11 +70,10 @@ class Registry:
             UnservedModelError: a card has it, but nothing runs it.
         """
         asked = name or self._routes.default
-        meant = self._routes.aliases.get(asked, asked)
-        meant = self._routes.default if meant == DEFAULT else meant
-        meant = self._aliases.get(meant, meant)
+        meant = self._meaning(asked)
         if meant in self._served:
-            target = pick(self._served[meant], key)
+            route = self._served[meant]
+            target = pick(route, secrets.token_hex() if route.sticky == "request" else key)
             return Choice(asked, self._cards[target.card], target.urls)
         if meant in self._cards:
             raise UnservedModelError(asked, self.names())
@@ -81,30 +85,37 @@ class Registry:
 
     def aliases(self, name: str) -> list[str]:
         """Return the other names of a public name."""
-        own = [alias for alias, card in self._aliases.items() if card == name]
-        default = self._routes.default
-        routed = [
-            alias
-            for alias, meant in self._routes.aliases.items()
-            if (default if meant == DEFAULT else meant) == name
-        ]
-        return sorted({*own, *routed})
+        others = {*self._aliases, *self._routes.aliases} - {name}
+        return sorted(other for other in others if self._meaning(other) == name)
 
     def annotators(self) -> list[str]:
-        """Return the public names whose every target can annotate."""
+        """Return the public names that can annotate.
+
+        Those whose every target can; all of them, where the routes name an annotator (`load`
+        refuses that while nothing uses it).
+        """
+        if self._routes.annotator:
+            return self.names()
         return [
             name
             for name in self.names()
-            if all(
-                self._cards[target.card].capabilities.annotation
-                for target in self._served[name].targets
-            )
+            if all(card.capabilities.annotation for card in self.cards_of(name))
         ]
 
     def cards(self) -> list[Card]:
         """Return the cards that some public name may answer with."""
         served = {target.card for route in self._served.values() for target in route.targets}
         return [card for card in self._cards.values() if card.id in served]
+
+    def cards_of(self, name: str) -> list[Card]:
+        """Return the cards that one of `names` may answer with, in the order of its targets."""
+        return [self._cards[target.card] for target in self._served[name].targets]
+
+    def _meaning(self, name: str) -> str:
+        """Return the card id or route name behind a name, which may be an alias of either."""
+        meant = self._routes.aliases.get(name, name)
+        meant = self._routes.default if meant == DEFAULT else meant
+        return self._aliases.get(meant, meant)
 
 
 def load(
@@ -127,48 +138,22 @@ def load(
     Raises:
         CardError: with every problem of every file.
     """
-    problems: list[str] = []
-    cards: list[Card] = []
     table: Routes | None = None
-    try:
-        cards = read_cards(models)
-    except CardError as error:
-        problems += error.problems
+    cards, problems = scan_cards(models)
+    every_card = not problems
+    problems += audit.check_cards(cards, sorted(engines), sorted(parsers))
     try:
         table = read_routes(routes)
     except CardError as error:
         problems += error.problems
-    problems += _unknown_leaves(cards, "engine", sorted(engines))
-    problems += _unknown_leaves(cards, "parser", sorted(parsers))
-    if table and cards:
-        problems += _broken_routes(cards, table)
+    if table:
+        problems += audit.check_routes(table)
+    if table and every_card:  # a card that cannot be read would be missed wherever it is named
+        problems += audit.Names(cards, table, show_hidden=show_hidden).problems()
     if problems or table is None:
         raise CardError(problems)
     return Registry(cards, table, show_hidden=show_hidden)
 
 
-def _unknown_leaves(cards: list[Card], field: str, known: list[str]) -> list[str]:
-    return [
-        f"{card.id}: {field} {getattr(card, field)!r} does not exist; known: {', '.join(known)}"
-        for card in cards
-        if getattr(card, field) not in known
-    ]
-
-
-def _broken_routes(cards: list[Card], table: Routes) -> list[str]:
-    by_id = {card.id: card for card in cards}
-    names = {*by_id, *table.routes, *(alias for card in cards for alias in card.aliases)}
-    problems = []
-    for name, route in table.routes.items():
-        for target in route.targets:
-            card = by_id.get(target.card)
-            if card is None:
-                problems.append(f"route {name}: there is no card {target.card!r}")
-            elif not card.embedded and not target.urls:
-                problems.append(f"route {name}: {target.card} runs on a server and needs urls")
-    for alias, meant in {**table.aliases, "(default)": table.default}.items():
-        if meant not in names and not (meant == DEFAULT and alias != "(default)"):
-            problems.append(f"alias {alias}: there is no model or route {meant!r}")
-    if table.annotator and table.annotator not in names:
-        problems.append(f"annotator: there is no model or route {table.annotator!r}")
-    return problems
+def _quote(name: str) -> str:
+    return repr(name if len(name) <= _LONGEST_QUOTE else name[:_LONGEST_QUOTE] + "…")

@@ -7,13 +7,12 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from model_registry.card import CardError, explain
+from model_registry.card import read_as
 
 DEFAULT = "default"
-"""The word in ``aliases`` that stands for whatever the default route is."""
+"""The word in ``aliases`` that stands for whatever the default route is; no name may be it."""
 
 
 class _Strict(BaseModel):
@@ -34,7 +33,7 @@ class Route(_Strict):
     """A public name's targets."""
 
     sticky: Literal["org", "file", "request"] = "org"
-    """What keeps its target as long as the weights stay."""
+    """What keeps its target as long as the weights stay; with ``request`` nothing does."""
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
 
 
@@ -45,7 +44,7 @@ class Routes(_Strict):
     """The public name that a request without a model means."""
     aliases: dict[str, str] = Field(default_factory=dict)
     annotator: str | None = None
-    """The public name that annotates for models that cannot."""
+    """The public name that annotates for models that cannot; refused while nothing uses it."""
     routes: dict[str, Route] = Field(default_factory=dict)
 
 
@@ -55,12 +54,7 @@ def read_routes(path: Path) -> Routes:
     Raises:
         CardError: with every problem found.
     """
-    try:
-        return Routes.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except ValidationError as error:
-        raise CardError([f"{path.name}: {line}" for line in explain(error)]) from error
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CardError([f"{path.name}: not readable: {error}"]) from error
+    return read_as(Routes, path)
 
 
 def pick(route: Route, key: str) -> Target:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from files_api.app import FilesService
 from files_api.kit import named, web
+from files_api.kit.bodies import JsonBodies
 from files_api.routes import router as files_router
 from model_registry.card import Card, CardError
 from model_registry.registry import Registry, load
@@ -24,6 +25,7 @@ from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
 from ocr_api.pipeline import Pipeline, Recorder
 from ocr_api.processes import Limits, Pool
+from ocr_api.scratch import Scratch
 from ocr_api.settings import MIB, Settings
 from ocr_api.usage import UsageBook
 
@@ -31,6 +33,9 @@ ENGINE_SECONDS = 300.0
 """Longest time of one page in a child, where the engine names none (the card does)."""
 ENGINE_TASKS, RENDER_TASKS = 2000, 5000
 """A child is replaced after so many pages, so that no leak of a C library lasts."""
+
+BODIES_AT_ONCE = 4
+"""JSON bodies of full length that are held at a time; shorter ones are more."""
 
 ENGINES, PARSERS, DOORS = "ocr_api.engines", "ocr_api.parsers", "ocr_api.apis"
 
@@ -79,27 +84,29 @@ class Workshop:
             name: named.leaf(ENGINES, name, Engine)(partial(_engine_pool, settings))  # type: ignore[type-abstract]
             for name in sorted({card.engine for card in self.registry.cards()})
         }
-        self._scratch = settings.data_dir / "scratch"
-        documents = Documents(files, self._outbound, self._scratch, settings.max_file_bytes)
+        self._scratch = Scratch(settings.data_dir / "scratch")
+        self._opened = AsyncExitStack()
+        documents = Documents(files, self._outbound, self._scratch.path, settings.max_file_bytes)
         self.pipeline = Pipeline(
             self.registry, self.engines, documents, self._pages, record, settings.max_pages
         )
 
     async def __aenter__(self) -> Workshop:
-        """Start the engines."""
-        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left_over in self._scratch.glob("recto-*"):
-            left_over.unlink(missing_ok=True)
-        for engine in self.engines.values():
-            await engine.start()
+        """Start the engines, and one process that draws."""
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._scratch)
+            stack.push_async_callback(self._outbound.close)
+            stack.push_async_callback(self._pages.close)
+            for engine in self.engines.values():
+                stack.push_async_callback(engine.close)
+                await engine.start()
+            self._pages.warm()
+            self._opened = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop everything."""
-        for engine in self.engines.values():
-            await engine.close()
-        await self._pages.close()
-        await self._outbound.close()
+        await self._opened.aclose()
 
 
 def create(settings: Settings | None = None) -> ASGIApp:
@@ -152,7 +159,8 @@ def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop:
         pipeline=workshop.pipeline,
         registry=workshop.registry,
         checks=_checks(files, workshop),
-        max_body_bytes=settings.max_json_bytes,
+        bodies=JsonBodies(settings.max_json_bytes, settings.max_json_bytes * BODIES_AT_ONCE),
+        max_answer_bytes=settings.max_answer_bytes,
     )
     for name in settings.doors or named.names(DOORS):
         door = named.leaf(DOORS, name, Door)()  # type: ignore[type-abstract]

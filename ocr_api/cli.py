@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import uvicorn
-from pydantic import ValidationError
-from uuid_utils import uuid7
+from starlette.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
 
-from files_api.accounts import LOCAL_ORG_ID, Principal
-from files_api.files import StoredFile
-from files_api.kit.errors import AppError, FileNotFound
+from files_api.kit.db import Database, async_url
+from files_api.kit.errors import AppError
 from files_api.kit.observe import set_up_logs
-from model_registry.card import CardError, explain
-from ocr_api import app, exports
-from ocr_api.request import OcrOptions, OcrRequest, PathSource
-from ocr_api.result import Page, Result
+from model_registry.registry import Registry
+from ocr_api import app, checks, migrations, offline
+from ocr_api.offline import NoFiles, forget
+from ocr_api.request import OcrOptions
 from ocr_api.selection import PageSelection
 from ocr_api.settings import Settings, configs
-from ocr_api.usage import Entry
 
-LOCAL = Principal(org_id=LOCAL_ORG_ID)
+__all__ = ["NoFiles", "example_line", "forget", "main", "worker"]
+
+_BACKLOG = 2048
+_WORKER_SECONDS = 30
+"""How long a worker may leave the parent's question unanswered before it is replaced."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,54 +41,146 @@ def main() -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port; 0 takes a free one.")
-@click.option("--workers", default=1, show_default=True, help="API processes (PostgreSQL only).")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535),
+    help="Port; 0 takes a free one.",
+)  # fmt: skip
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1),
+    help="API processes (PostgreSQL only).",
+)  # fmt: skip
 def serve(host: str, port: int, workers: int) -> None:
     """Serve the APIs over HTTP."""
-    settings = _settings()
     if not _is_loopback(host):
         _fail(
             f"Refusing to listen on {host}: no API keys are configured, so anyone who reaches "
             "the port could read every document. Listen on 127.0.0.1, behind a proxy that "
             "checks who is calling."
         )
-    if workers > 1:
+    settings, _ = _configuration(connect=True)
+    if workers > 1 and async_url(settings.effective_database_url()).get_backend_name() == "sqlite":
         _fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
+    # Listen before the database is opened: a second server must not touch it.
+    with _listen(host, port) as listener:
+        set_up_logs(settings.log_level)
+        if workers == 1:
+            started = _serve_here(settings, listener)
+        else:
+            started = _serve_in_processes(settings, listener, workers)
+    if not started:
+        _fail("The service could not start; the log lines above say why.")
+
+
+def worker() -> ASGIApp:
+    """Return the application of one of several processes; reads the settings by itself."""
+    settings = Settings()
     set_up_logs(settings.log_level)
+    return app.create(settings)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; connections wait in it until the service has started."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        service = app.create(settings)
-    except CardError as error:
-        _fail(*error.problems)
-    config = uvicorn.Config(
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            _fail(
+                f"Port {port} on {host} is in use: choose another one with --port "
+                "(PORT=... where make starts the service), or stop what listens there."
+            )
+        _fail(f"Cannot listen on {host}, port {port}: {error.strerror or error}.")
+    return listener
+
+
+def _uvicorn_config(service: ASGIApp | str, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         service,
-        host=host,
-        port=port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         http="httptools",
         access_log=False,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=30,
+        backlog=_BACKLOG,
+        **more,
     )
-    server = _Announcing(config)
-    server.run()
-    if not server.started:
-        raise SystemExit(1)
+
+
+def _serve_here(settings: Settings, listener: socket.socket) -> bool:
+    """Serve until a signal; return whether the service ever started."""
+    try:
+        service = app.create(settings)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror or error}.")
+    server = _Announcing(_uvicorn_config(service))
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if server.started:
+            raise
+    return server.started
+
+
+def _serve_in_processes(settings: Settings, listener: socket.socket, workers: int) -> bool:
+    """Serve from several processes until a signal; return whether one of them ever started."""
+    try:
+        # Here and once: processes that migrate side by side would hinder each other.
+        asyncio.run(_migrate(settings))
+    except AppError as error:
+        _fail(f"RECTO_DATABASE_URL: {error.message}")
+    supervisor = _Workers(
+        _uvicorn_config(
+            "ocr_api.cli:worker",
+            factory=True,
+            workers=workers,
+            timeout_worker_healthcheck=_WORKER_SECONDS,
+        ),
+        sockets=[listener],
+    )
+    supervisor.run()
+    return supervisor.announced
+
+
+async def _migrate(settings: Settings) -> None:
+    database = Database(settings.effective_database_url())
+    try:
+        await migrations.upgrade(database)
+    finally:
+        await database.close()
 
 
 class _Announcing(uvicorn.Server):
     """Says where it listens once it does."""
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then print the address and a line to paste."""
-        await super().startup(sockets)  # type: ignore[arg-type]
-        if not self.started:
-            return
-        port = self.servers[0].sockets[0].getsockname()[1]
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        base = f"http://{host}:{port}"
-        click.echo(f"Recto listens on {base} (docs: {base}/docs). Try it in another terminal:\n")
-        click.echo(f"  {example_line(base)}\n")
+        await super().startup(sockets)
+        if self.started:
+            _announce(self.servers[0].sockets[0])
+
+
+class _Workers(Multiprocess):
+    """Keeps several processes alive; says where they listen once one of them does."""
+
+    announced = False
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace what died; called twice a second."""
+        super().keep_subprocess_alive()
+        if not self.announced and any(process.is_ready() for process in self.processes):
+            self.announced = True
+            _announce(self.sockets[0])
+
+
+def _announce(listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    click.echo(f"Recto listens on {base} (docs: {base}/docs). Try it in another terminal:\n")
+    click.echo(f"  {example_line(base)}\n")
 
 
 def example_line(base: str) -> str:
@@ -103,105 +198,41 @@ def example_line(base: str) -> str:
 @click.option("--model", help="Model to read with; the default is the default route.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of markdown.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path),
+    "-o", "--output",
     help="File to write (its extension chooses the format), or a folder for several files.",
 )  # fmt: skip
 def read(
-    files: Sequence[Path], pages: str | None, model: str | None, as_json: bool, output: Path | None
+    files: Sequence[Path], pages: str | None, model: str | None, as_json: bool, output: str | None
 ) -> None:
     """Read FILES without a server; markdown goes to standard output."""
-    settings = _settings()
+    settings, _ = _configuration()
     set_up_logs("ERROR")
-    fmt = _format(as_json, output, len(files))
     try:
         options = OcrOptions(pages=None if pages is None else PageSelection.parse(pages))
-        failed = asyncio.run(_read_all(settings, files, options, model, fmt, output))
-    except CardError as error:
-        _fail(*error.problems)
+        wanted = offline.plan(files, output, as_json=as_json)
+        failed = asyncio.run(offline.read_all(settings, wanted, options, model))
+    except offline.BadOutput as error:
+        _fail(str(error))
     except AppError as error:
         _fail(error.message)
     if failed:
         raise SystemExit(1)
 
 
-def _format(as_json: bool, output: Path | None, count: int) -> str:
-    if as_json:
-        return "json"
-    if output is None or output.is_dir() or count > 1:
-        return "md"
-    fmt = output.suffix.removeprefix(".").lower() or "md"
-    if fmt not in exports.table():
-        _fail(f"Unknown format {fmt!r}; known: {', '.join(sorted(exports.table()))}.")
-    return fmt
-
-
-async def _read_all(
-    settings: Settings,
-    files: Sequence[Path],
-    options: OcrOptions,
-    model: str | None,
-    fmt: str,
-    output: Path | None,
-) -> int:
-    """Read each file; return how many failed. One that fails does not stop the others."""
-    failed = 0
-    async with app.Workshop(settings, NoFiles(), forget) as workshop:
-        for path in files:
-            request = OcrRequest(PathSource(path), model, options, id=str(uuid7()))
-            try:
-                result = await _read_one(workshop, request, path.name)
-            except AppError as error:
-                click.echo(f"{path}: {error.message}", err=True)
-                failed += 1
-                continue
-            _write(exports.table()[fmt].render(result, fmt), path, fmt, output, len(files))
-    return failed
-
-
-async def _read_one(workshop: app.Workshop, request: OcrRequest, label: str) -> Result:
-    pipeline = workshop.pipeline
-    async with pipeline.open(request, LOCAL) as run:
-        pages: list[Page] = []
-        quiet = not sys.stderr.isatty()
-        with click.progressbar(
-            length=len(run.indices), label=label, file=sys.stderr, hidden=quiet
-        ) as bar:
-            async for page in pipeline.pages(run):
-                pages.append(page)
-                bar.update(1)
-        for warning in run.warnings:
-            click.echo(f"{label}: {warning.message}", err=True)
-        return run.result(pages)
-
-
-def _write(data: bytes, path: Path, fmt: str, output: Path | None, count: int) -> None:
-    if output is None:
-        sys.stdout.buffer.write(data)
-        return
-    if count > 1 or output.is_dir():
-        output.mkdir(parents=True, exist_ok=True)
-        output = output / f"{path.name}.{fmt}"
-    output.write_bytes(data)
-
-
 @main.command()
 def check() -> None:
     """Check settings, cards and routes; print every problem at once."""
-    settings = _settings()
-    try:
-        registry = app.load_registry(settings)
-    except CardError as error:
-        _fail(*error.problems)
+    _, registry = _configuration(connect=True)
     for name in registry.names():
-        card = registry.choose(name, "").card
-        click.echo(f"ok: {name} (card {card.id}, engine {card.engine}, parser {card.parser})")
+        for card in registry.cards_of(name):
+            click.echo(f"ok: {name} (card {card.id}, engine {card.engine}, parser {card.parser})")
 
 
-def _settings() -> Settings:
+def _configuration(*, connect: bool = False) -> tuple[Settings, Registry]:
     try:
-        return Settings()
-    except ValidationError as error:
-        _fail(*(f"RECTO_{line.upper()}" if ":" in line else line for line in explain(error)))
+        return checks.configuration(connect=connect)
+    except checks.Misconfigured as error:
+        _fail(*error.problems)
 
 
 def _fail(*problems: str) -> NoReturn:
@@ -217,27 +248,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-async def forget(principal: Principal, entry: Entry) -> None:
-    """Keep no usage: the command line has no database."""
-
-
-class NoFiles:
-    """The command line stores no files."""
-
-    def open_file(
-        self, principal: Principal, file_id: str
-    ) -> AbstractAsyncContextManager[StoredFile]:
-        """Refuse."""
-        del principal, file_id
-        raise FileNotFound
-
-    @asynccontextmanager
-    async def open_link(self, url: str) -> AsyncIterator[StoredFile | None]:
-        """Own no link."""
-        del url
-        yield None
 
 
 if __name__ == "__main__":

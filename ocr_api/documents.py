@@ -43,8 +43,6 @@ from files_api.kit.errors import (
 from ocr_api.outbound import Outbound
 from ocr_api.request import FileSource, InlineSource, PathSource, Source, UrlSource
 
-_URL_PARAM = "document.document_url"
-_FILE_PARAM = "document.file_id"
 _MAX_NAME = 255
 
 # RFC 2397: data:[type][;params];base64,body. A quoted parameter may hold a comma.
@@ -141,12 +139,11 @@ class Documents:
             UnsupportedFormat: the content is not of a type that can be read.
         """
         async with AsyncExitStack() as stack:
-            param = _param(source)
             try:
                 found = await self._reach(source, principal, stack)
                 document = await self._check(*found)
             except (InvalidRequest, NotFound, TooLarge) as error:
-                error.param = error.param or param
+                error.param = source.param
                 raise
             yield document
 
@@ -213,19 +210,6 @@ class Documents:
                 f"The document looks like {looks}. Supported formats: {_SUPPORTED}."
             )
         return Document(path, media_type, size, name)
-
-
-def _param(source: Source) -> str | None:
-    """Return the field of the request that errors name."""
-    match source:
-        case UrlSource():
-            return _URL_PARAM
-        case InlineSource(param=param):
-            return param
-        case FileSource():
-            return _FILE_PARAM
-        case PathSource():
-            return None
 
 
 def _stored(file: StoredFile) -> tuple[Path, int, str]:

@@ -21,6 +21,8 @@ class UrlSource:
     """A document behind an http(s) address, or one of our own signed links."""
 
     url: str
+    param: str = "document.document_url"
+    """The field it came in, for errors; so for every source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,6 @@ class InlineSource:
 
     text: str
     param: str = "document"
-    """The field it came in, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class FileSource:
     """A file that the caller uploaded."""
 
     file_id: str
+    param: str = "document.file_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class PathSource:
     """A file on this machine; only the command line makes one, no door does."""
 
     path: Path
+    param: str = "file"
 
 
 Source = UrlSource | InlineSource | FileSource | PathSource

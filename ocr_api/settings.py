@@ -36,6 +36,10 @@ class Settings(FilesSettings):
     """Serve the cards marked hidden: the fake engine `echo`, for tests and smoke tests."""
     doors: Annotated[tuple[str, ...], NoDecode] = ()
     """APIs to serve, by file name and separated by commas; empty means all of them."""
+    max_inline_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
+    """Most bytes of a document that travels inside a request, before base64."""
+    max_answer_bytes: Annotated[int, Field(ge=1024)] = 256 * MIB
+    """Most bytes of one OCR answer; pictures make it long."""
     max_pages: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most pages that one request may read."""
     max_pixels: Annotated[int, Field(ge=1_000_000)] = 120_000_000
@@ -65,8 +69,8 @@ class Settings(FilesSettings):
 
     @property
     def max_json_bytes(self) -> int:
-        """Return the longest JSON body: a document of full size in base64, and its envelope."""
-        return self.max_file_bytes * 4 // 3 + MIB
+        """Return the longest JSON body: an inline document in base64, and its envelope."""
+        return self.max_inline_bytes * 4 // 3 + MIB
 
     def count_render_processes(self) -> int:
         """Return how many processes draw pages."""

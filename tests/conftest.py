@@ -43,6 +43,8 @@ def settings(tmp_path: Path) -> Settings:
         render_processes=1,
         engine_processes=1,
         max_file_bytes=16 * 2**20,
+        max_inline_bytes=2 * 2**20,
+        max_answer_bytes=120_000,
         fetch_allow=("127.0.0.1",),
     )
 

@@ -48,7 +48,8 @@ def show(base: str) -> None:
     took = time.perf_counter() - begun
     for page in answer["pages"]:
         size = page["dimensions"]
-        print(f"--- page {page['index']}: {size['width']} x {size['height']} px, {size['dpi']} dpi")
+        drawn = f"{size['width']} x {size['height']} px at {size['dpi']} dpi"
+        print(f"--- page {page['index']}: {drawn}, read in {page['seconds']:.1f} s")
         print(page["markdown"], end="\n\n")
     pages = len(answer["pages"])
     print(f"--- {pages} pages in {took:.1f} s: {took / pages:.1f} s per page")

@@ -4,6 +4,9 @@ A write goes to a temporary file, fsync, a link under its final name, fsync of t
 is acknowledged survives a crash and a power cut, and no half-written blob has a name.
 
 Why not obstore's local store: it renames, but never calls fsync (traced with strace).
+
+Why the folder is made only once: when it vanishes from a running process (deleted, unmounted), a
+new one would take uploads that nobody finds again.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from files_api.kit.ids import new_id
 from files_api.kit.tasks import finished
 
 _CHUNK = 1024 * 1024
+_TEMPORARY = ".tmp"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
@@ -41,22 +45,22 @@ class FileBlobs(BlobStore):
         if parts.netloc not in {"", "localhost"} or not parts.path:
             raise ValueError("a file URL has three slashes: file:///folder")
         self._root = Path(unquote(parts.path))
-        self._temporary = self._root / ".tmp"
+        self._opened = False
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         """Write a blob; see `BlobStore.put`."""
         final = self._path(key)
-        writing = _Writing(self._temporary)
+        writing = _Writing(self._root)
         try:
-            await _in_thread(writing.open)
+            await self._in_thread(writing.open)
             waiting = bytearray()
             async for chunk in chunks:
                 waiting += chunk
                 if len(waiting) >= _CHUNK:
-                    await _in_thread(writing.write, waiting)
+                    await self._in_thread(writing.write, waiting)
                     waiting = bytearray()
-            await _in_thread(writing.write, waiting)
-            await _in_thread(writing.publish, final, self._root)
+            await self._in_thread(writing.write, waiting)
+            await self._in_thread(writing.publish, final)
         except BaseException:
             writing.take_back()
             raise
@@ -67,8 +71,8 @@ class FileBlobs(BlobStore):
         """Yield a blob's bytes; see `BlobStore.read`."""
         reading = _Reading(self._path(key))
         try:
-            await _in_thread(reading.open)
-            while chunk := await _in_thread(reading.read, start):
+            await self._in_thread(reading.open)
+            while chunk := await self._in_thread(reading.read, start):
                 start += len(chunk)
                 yield chunk
         finally:
@@ -78,38 +82,60 @@ class FileBlobs(BlobStore):
     async def local(self, key: str) -> AsyncIterator[Path]:
         """Give the blob's own path; see `BlobStore.local`."""
         path = self._path(key)
-        if not await _in_thread(path.is_file):
+        if not await self._in_thread(path.is_file):
             raise BlobMissing(key)
         yield path
 
     async def delete(self, key: str) -> None:
         """Delete a blob; see `BlobStore.delete`."""
-        await _in_thread(_delete, self._path(key))
+        await self._in_thread(_delete, self._path(key))
 
     async def check(self) -> None:
         """Write one byte to a temporary file and remove it."""
-        await _in_thread(_try_writing, self._temporary)
+        await self._in_thread(_try_writing, self._root)
 
     async def sweep(self) -> int:
         """Remove temporary files that no living process writes."""
-        return await _in_thread(_sweep, self._temporary)
+        return await self._in_thread(_sweep, self._root)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
+
+    async def _in_thread(
+        self,
+        work: Callable[Arguments, Answer],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Answer:
+        def guarded() -> Answer:
+            with _as_app_errors():
+                self._find_root()
+                return work(*args, **kwargs)
+
+        return await finished(asyncio.to_thread(guarded))
+
+    def _find_root(self) -> None:
+        """Make the folder at the first use; after that, only look whether it is there."""
+        if not self._opened:
+            make_folders(self._root)
+            self._opened = True
+        elif not self._root.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the folder of the blob store is gone")
 
 
 class _Writing:
     """A temporary file on its way to its final name. All methods block."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, root: Path) -> None:
+        self._root = root
         self._handle: int | None = None
         self._names: list[Path] = []
 
     def open(self) -> None:
-        make_folders(self._folder)
+        folder = self._root / _TEMPORARY
+        make_folders(folder, self._root)
         while self._handle is None:
-            path = self._folder / new_id()
+            path = folder / new_id()
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
             handle = os.open(path, flags, 0o600)
             # The lock says "alive" to sweepers and goes with the process, however it ends.
@@ -126,16 +152,16 @@ class _Writing:
         while view:
             view = view[os.write(self._handle, view) :]
 
-    def publish(self, final: Path, root: Path) -> None:
+    def publish(self, final: Path) -> None:
         assert self._handle is not None  # noqa: S101 - for the type checker
         os.fsync(self._handle)
-        make_folders(final.parent)
+        make_folders(final.parent, self._root)
         _name(self._names[0], final)
         self._names.append(final)
         # Up to the root each time: another writer may have made a folder and not synced it yet.
         for folder in final.parents:
             sync_folder(folder)
-            if folder == root:
+            if folder == self._root:
                 break
 
     def take_back(self) -> None:
@@ -175,16 +201,6 @@ class _Reading:
             os.close(self._handle)
 
 
-async def _in_thread(
-    work: Callable[Arguments, Answer], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> Answer:
-    def guarded() -> Answer:
-        with _as_app_errors():
-            return work(*args, **kwargs)
-
-    return await finished(asyncio.to_thread(guarded))
-
-
 @contextmanager
 def _as_app_errors() -> Iterator[None]:
     try:
@@ -216,8 +232,8 @@ def _delete(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _try_writing(folder: Path) -> None:
-    writing = _Writing(folder)
+def _try_writing(root: Path) -> None:
+    writing = _Writing(root)
     try:
         writing.open()
         writing.write(bytearray(b"\0"))
@@ -225,8 +241,8 @@ def _try_writing(folder: Path) -> None:
         writing.close()
 
 
-def _sweep(folder: Path) -> int:
-    swept = 0
+def _sweep(root: Path) -> int:
+    folder, swept = root / _TEMPORARY, 0
     for path in folder.iterdir() if folder.is_dir() else ():
         with suppress(FileNotFoundError):
             handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

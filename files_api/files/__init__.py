@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from logging import ERROR, WARNING
 
@@ -69,24 +69,12 @@ class Files:
     ) -> None:
         self.max_bytes = max_bytes
         self.on_delete: list[DeleteHook] = []
-        """Called before a file goes; when one fails, the file stays."""
+        """Called before a file goes; when one fails, the file stays. Add them before the service
+        opens. To `get`, a file that has expired is gone already."""
         self._database = database
         self._blobs = blobs
         self._links = links
         self._clock = clock
-
-    async def put(
-        self,
-        principal: Principal,
-        filename: str,
-        purpose: str,
-        chunks: AsyncIterator[bytes],
-        visibility: Visibility = "workspace",
-        expires_in: int | None = None,
-    ) -> FileRecord:
-        """Store a file: `receive` and `keep` in one."""
-        received = await self.receive(principal, chunks)
-        return await self.keep(principal, received, filename, purpose, visibility, expires_in)
 
     async def receive(self, principal: Principal, chunks: AsyncIterator[bytes]) -> Received:
         """Store bytes as they arrive, before all that is known about the file is.
@@ -231,7 +219,7 @@ class Files:
         link = self._links.parse(url)
         if link is None:
             raise LinkForbidden
-        self._links.verify_parsed(link, self._clock())
+        self._links.verify(link, self._clock())
         return await self.read(Principal(link.org), link.file_id)
 
     @asynccontextmanager
@@ -261,12 +249,13 @@ class Files:
         if link is None:
             yield None
             return
-        try:
-            self._links.verify_parsed(link, self._clock())
-            await self.get(Principal(link.org), link.file_id)
-        except (LinkForbidden, FileNotFound):
-            raise InvalidLink from None
-        async with self.open_file(Principal(link.org), link.file_id) as file:
+        async with AsyncExitStack() as stack:
+            try:
+                self._links.verify(link, self._clock())
+                opening = self.open_file(Principal(link.org), link.file_id)
+                file = await stack.enter_async_context(opening)
+            except (LinkForbidden, FileNotFound):
+                raise InvalidLink from None
             yield file
 
     async def sign(
@@ -290,8 +279,24 @@ class Files:
         record = await self.get(principal, file_id)
         for hook in self.on_delete:
             await hook(principal, record.id)
-        await finished(self._remove(principal, record))
+        if not await finished(self._remove([record])):
+            raise FileNotFound  # somebody else deleted it meanwhile
         return record.id
+
+    async def expire(self, batch: int = 100) -> int:
+        """Delete the files whose time has passed, as `delete` does; return how many.
+
+        A file whose hook fails stays, hidden, until the next call.
+
+        Args:
+            batch: how many files one transaction deletes at most.
+        """
+        count, place = 0, ""
+        while records := await self._expired(place, batch):
+            ready = [record for record in records if await self._let_go(record)]
+            count += await finished(self._remove(ready))
+            place = records[-1].id
+        return count
 
     async def _insert(self, row: Row, received: Received) -> None:
         """Write the row; remove the blob when the row is known not to be there."""
@@ -311,13 +316,30 @@ class Files:
                 await self._delete_blob(received.id, received.blob_key)
             raise
 
-    async def _remove(self, principal: Principal, record: FileRecord) -> None:
-        condition = (Row.id == record.id) & (Row.org_id == principal.org_id)
+    async def _expired(self, place: str, limit: int) -> list[FileRecord]:
+        async with self._database.read() as session:
+            query = listing.expired(self._clock(), place, limit)
+            return [record_of(row) for row in (await session.execute(query)).scalars()]
+
+    async def _let_go(self, record: FileRecord) -> bool:
+        """Call the hooks of an expired file; tell whether it may go."""
+        try:
+            for hook in self.on_delete:
+                await hook(Principal(record.org_id), record.id)
+        except AppError as error:
+            log(__name__, "expiry_failed", level=WARNING, file_id=record.id, code=error.code)
+            return False
+        return True
+
+    async def _remove(self, records: Sequence[FileRecord]) -> int:
+        """Delete rows in one transaction, then their blobs; return how many were still there."""
+        gone = delete(Row).where(Row.id.in_([record.id for record in records])).returning(Row.id)
         async with self._database.unit() as session:
-            gone = await session.execute(delete(Row).where(condition).returning(Row.id))
-            if gone.scalar_one_or_none() is None:
-                raise FileNotFound  # somebody else deleted it meanwhile
-        await self._delete_blob(record.id, record.blob_key)
+            removed = set((await session.execute(gone)).scalars())
+        for record in records:
+            if record.id in removed:
+                await self._delete_blob(record.id, record.blob_key)
+        return len(removed)
 
     async def _delete_blob(self, file_id: str, key: str) -> None:
         try:

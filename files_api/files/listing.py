@@ -42,6 +42,12 @@ def visible(principal: Principal, now: float) -> Select[Row]:
     return select(Row).where(Row.org_id == principal.org_id, alive)
 
 
+def expired(now: float, place: str, limit: int) -> Select[Row]:
+    """Return the query of files whose time has passed, by id, behind the id ``place``."""
+    over = Row.expires_at <= int(now)
+    return select(Row).where(over, Row.id > place).order_by(Row.id).limit(limit)
+
+
 def after(query: Select[Row], place: str | None, *, newest_first: bool) -> Select[Row]:
     """Return the query in order, from behind the file ``place`` on, which may be gone by now.
 

@@ -3,11 +3,15 @@
 Why: SQLite allows one writer. Writing units therefore queue on a lock of ours, where waiting is
 fair and free of `database is locked`, and begin with ``BEGIN IMMEDIATE`` so that a unit that
 reads before it writes never fails half-way. PostgreSQL needs neither.
+
+A SQLite file that is deleted or replaced while it is open keeps taking writes, which nobody sees
+after a restart. So its inode is noted at the first connection and looked at before each session.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeVar
@@ -71,8 +75,10 @@ class Database:
         )
         self._writer = self.engine.execution_options(recto_writes=True)
         self._turn = asyncio.Lock()
+        self._file = _OneFile(_sqlite_path(parsed) if self.is_sqlite else None)
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(self.engine.sync_engine, "connect", self._file.note)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
 
     @asynccontextmanager
@@ -85,6 +91,7 @@ class Database:
         """
         async with self._writers_turn():
             with _as_app_errors():
+                self._file.check()
                 async with (
                     AsyncSession(self._writer, expire_on_commit=False) as session,
                     session.begin(),
@@ -99,6 +106,7 @@ class Database:
             StorageUnavailable: the database does not answer.
         """
         with _as_app_errors():
+            self._file.check()
             async with AsyncSession(self.engine, expire_on_commit=False) as session:
                 yield session
 
@@ -106,6 +114,7 @@ class Database:
         """Run blocking SQLAlchemy code (migrations) in one writing transaction."""
         async with self._writers_turn():
             with _as_app_errors():
+                self._file.check()
                 async with self._writer.begin() as connection:
                     return await connection.run_sync(work)
 
@@ -113,7 +122,7 @@ class Database:
         """Ask the database for an answer.
 
         Raises:
-            StorageUnavailable: there is none.
+            StorageUnavailable: there is none, or its SQLite file is no longer the opened one.
         """
         async with self.read() as session:
             await session.execute(text("SELECT 1"))
@@ -124,6 +133,36 @@ class Database:
 
     def _writers_turn(self) -> AbstractAsyncContextManager[None]:
         return self._turn if self.is_sqlite else nullcontext()
+
+
+class _OneFile:
+    """Tells whether the file at a path is still the one that was opened first."""
+
+    def __init__(self, path: str | None) -> None:
+        """Take the path; None, where there is no file, makes every check pass."""
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+
+    def note(self, *_: object) -> None:
+        """Remember the file, once; called after each new connection."""
+        if self._path and self._seen is None:
+            self._seen = self._identity(self._path)
+
+    def check(self) -> None:
+        """Raise `FileNotFoundError` when the remembered file is gone or another one."""
+        if self._path and self._seen and self._identity(self._path) != self._seen:
+            raise FileNotFoundError("the database's file was replaced")
+
+    @staticmethod
+    def _identity(path: str) -> tuple[int, int]:
+        found = os.stat(path)  # noqa: PTH116 - on the event loop; microseconds, no bytes read
+        return found.st_dev, found.st_ino
+
+
+def _sqlite_path(url: URL) -> str | None:
+    """Return the path of the file; None for a database in memory or a SQLite URI."""
+    path = url.database or ":memory:"
+    return None if path == ":memory:" or path.startswith("file:") else path
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

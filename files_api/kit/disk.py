@@ -16,10 +16,19 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folders(folder: Path) -> None:
-    """Make a folder and its missing parents, for our eyes only (0700), and durably."""
+def make_folders(folder: Path, within: Path | None = None) -> None:
+    """Make a folder and its missing parents, for our eyes only (0700), and durably.
+
+    Args:
+        folder: what is to be there.
+        within: a folder above, which is not made; None makes all parents.
+
+    Raises:
+        FileNotFoundError: the folder ``within`` is missing.
+        OSError: a folder cannot be made.
+    """
     missing = []
-    while not folder.is_dir():
+    while folder != within and not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):

@@ -7,7 +7,7 @@ The tree, with the HTTP status of each:
     │   ├── InvalidJson, MissingDocument, InvalidFileId, InvalidBase64, InvalidLink
     │   ├── UnsupportedFormat, DocumentEmpty, DocumentDamaged, DocumentEncrypted
     │   ├── TooManyPages, PagesOutOfRange, ImageTooLarge, DocumentTooComplex
-    │   ├── ModelUnknown, ModelUnavailable, AnnotationUnsupported
+    │   ├── ModelUnknown, ModelUnavailable, AnnotationUnsupported, AnswerTooLarge
     │   └── FetchRefused, FetchFailed
     ├── Forbidden 403 ── LinkForbidden, CallerRefused
     ├── NotFound 404 ── FileNotFound, ModelNotFound
@@ -157,6 +157,12 @@ class AnnotationUnsupported(InvalidRequest):
     """The model cannot annotate documents."""
 
     code = "annotation_not_supported"
+
+
+class AnswerTooLarge(InvalidRequest):
+    """The answer would be larger than this server sends: select fewer pages, or fewer pictures."""
+
+    code = "answer_too_large"
 
 
 class FetchRefused(InvalidRequest):

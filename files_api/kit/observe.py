@@ -1,7 +1,8 @@
 """Log lines and the request id.
 
 One JSON line per event on standard error: time, level, event, request id, and facts. No file
-names, URLs with a query, prompts or document text: they are our users' secrets.
+names, URLs with a query, prompts or document text: they are our users' secrets. Libraries know
+no such rule (a database driver's debug lines hold the values of a query), so they only warn.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from uuid_utils import uuid7
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that is being answered, or empty."""
+
+OURS = ("recto", "model_registry", "files_api", "ocr_api")
+"""The first parts of our loggers' names."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
@@ -58,10 +62,23 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logs(level: str = "INFO") -> None:
-    """Send all logs to standard error as JSON lines."""
+    """Send all logs to standard error as JSON lines.
+
+    Args:
+        level: from which level on our own parts write; all others from WARNING on at the least.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    handler.addFilter(_is_for_our_log)
+    others = max(logging.WARNING, logging.getLevelNamesMapping()[level])
+    logging.basicConfig(level=others, handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
+
+
+def _is_for_our_log(record: logging.LogRecord) -> bool:
+    """Keep out what a library writes below WARNING, even where it set its own level."""
+    return record.levelno >= logging.WARNING or record.name.split(".")[0] in OURS
 
 
 def log(name: str, event: str, *, level: int = logging.INFO, **facts: object) -> None:

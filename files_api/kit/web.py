@@ -9,32 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from files_api.kit import errors, observe
+from files_api.kit.bodies import ClientGoneError, shape_error
 
 Dialect = Callable[[errors.AppError, str], dict[str, Any]]
 """Turns an error and the request id into a door's JSON body."""
 
 Answer = TypeVar("Answer")
-Body = TypeVar("Body", bound=BaseModel)
 
 CLIENT_GONE = 499
 """nginx's status for a client that left; seen in logs only."""
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection before the answer was ready."""
 
 
 def superset(error: errors.AppError, request_id: str) -> dict[str, Any]:
@@ -61,8 +55,6 @@ def respond(error: errors.AppError, dialect: Dialect = superset) -> JSONResponse
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    if error.status in {409, 501}:
-        headers["x-should-retry"] = "false"
     body = dialect(error, observe.request_id.get())
     return JSONResponse(body, status_code=error.status, headers=headers)
 
@@ -72,7 +64,7 @@ def known(error: Exception) -> errors.AppError:
     if isinstance(error, errors.AppError):
         return error
     if isinstance(error, RequestValidationError):
-        return _shape(error.errors())
+        return shape_error(error.errors())
     if isinstance(error, HTTPException):
         by_status: dict[int, type[errors.AppError]] = {
             400: errors.InvalidRequest,
@@ -83,21 +75,6 @@ def known(error: Exception) -> errors.AppError:
         return by_status.get(error.status_code, errors.InvalidRequest)()
     logging.getLogger(__name__).error("unhandled", exc_info=error)
     return errors.InternalError()
-
-
-def _shape(problems: Sequence[Mapping[str, Any]]) -> errors.AppError:
-    items = [
-        # The offending input stays out: it may be a whole document as a data URI.
-        {"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]}
-        for item in problems
-    ]
-    if any(item["type"] == "json_invalid" for item in items):
-        return errors.InvalidJson()
-    first = items[0] if items else {"loc": [], "msg": "invalid"}
-    path = [str(part) for part in first["loc"] if part not in {"body", "query", "path"}]
-    where = ".".join(path) or None
-    message = f"{where}: {first['msg']}" if where else str(first["msg"])
-    return errors.ValidationFailed(message, param=where, items=items)
 
 
 def door_route(dialect: Dialect = superset) -> type[APIRoute]:
@@ -140,7 +117,7 @@ def add_error_schema(app: FastAPI) -> None:
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = make()
+        document = _without_foreign_errors(make())
         text = {"type": ["string", "null"]}
         facts = {"message": {"type": "string"}, "type": text, "param": text, "code": text}
         document.setdefault("components", {}).setdefault("schemas", {})["ErrorBody"] = {
@@ -162,52 +139,33 @@ def add_error_schema(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _without_foreign_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """Drop FastAPI's own 422, a shape that no route here answers."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            content = operation["responses"].get("422", {}).get("content", {})
+            if "HTTPValidationError" in str(content):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
+    return document
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Write errors outside any door (no such path, wrong method) in the superset."""
 
     async def answer(request: Request, error: Exception) -> Response:
         found = known(error)
         if isinstance(found, errors.NotFound) and type(found) is errors.NotFound:
-            found = errors.NotFound(f"There is nothing at {request.url.path}; see /docs.")
-        return respond(found)
+            found = errors.NotFound(f"There is nothing at {request.url.path[:200]}; see /docs.")
+        response = respond(found)
+        if isinstance(error, HTTPException) and error.headers:
+            response.headers.update(error.headers)  # Allow, at 405
+        return response
 
     app.add_exception_handler(HTTPException, answer)
     app.add_exception_handler(RequestValidationError, answer)
     app.add_exception_handler(errors.AppError, answer)
-
-
-async def read_json(
-    request: Request, model: type[Body], max_bytes: int, absent: object = None
-) -> Body:
-    """Return the request's JSON body as a model, whatever content type the client declared.
-
-    Args:
-        request: the request; its body must not have been read.
-        model: the shape.
-        max_bytes: most bytes taken; counted as they come, never trusted from a header.
-        absent: what an empty body means; None makes it an error.
-
-    Raises:
-        TooLarge: the body is longer.
-        InvalidJson: it is not JSON, or empty.
-        ValidationFailed: it is JSON of another shape; the message names the field.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise errors.TooLarge(f"The request body is longer than {max_bytes} bytes.")
-        chunks.append(chunk)
-    text = b"".join(chunks)
-    try:
-        value = orjson.loads(text) if text.strip() or absent is None else absent
-    except orjson.JSONDecodeError as error:
-        raise errors.InvalidJson from error
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise _shape(error.errors(include_url=False, include_input=False)) from error
 
 
 async def until_gone(request: Request, work: Awaitable[Answer]) -> Answer:

@@ -5,9 +5,11 @@ The parts come from ``app.state``, where `files_api.app.FilesService.attach` put
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from files_api.callers import Caller, caller
@@ -37,6 +39,8 @@ from files_api.routes.wire import (
 )
 
 _ONE_FILE = (InvalidFileId, FileNotFound, StorageUnavailable)
+FileId = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
+"""Checked by `Files`, not by the framework: a bad one is our 400, as clients know it."""
 Hours = Annotated[int, Query(ge=1, le=MAX_HOURS, description="Hours until the link expires.")]
 
 
@@ -123,38 +127,54 @@ async def list_files(
     return file_list(listing)
 
 
-async def get_file(request: Request, who: Caller, file_id: str) -> FileObject:
+async def get_file(request: Request, who: Caller, file_id: FileId) -> FileObject:
     """Return what is known about a file."""
-    return file_object(await _files(request).get(who, file_id))
+    with _naming_the_id():
+        return file_object(await _files(request).get(who, file_id))
 
 
-async def delete_file(request: Request, who: Caller, file_id: str) -> DeletedFile:
+async def delete_file(request: Request, who: Caller, file_id: FileId) -> DeletedFile:
     """Delete a file; its signed links end with it."""
-    return DeletedFile(id=await _files(request).delete(who, file_id))
+    with _naming_the_id():
+        return DeletedFile(id=await _files(request).delete(who, file_id))
 
 
-async def download_file(request: Request, file_id: str) -> StreamingResponse:
+async def download_file(request: Request, file_id: FileId) -> StreamingResponse:
     """Return a file's bytes, to its owner or to who has a signed link."""
     if QUERY_KEYS.isdisjoint(request.query_params):
-        download = await _files(request).read(await caller(request), file_id)
+        who = await caller(request)
+        with _naming_the_id():
+            download = await _files(request).read(who, file_id)
         # The Mistral SDKs refuse any other type here, whatever the file is.
         return _answer(download, "application/octet-stream")
     # Without the host: the signature alone proves a link, and a Host header may be anything.
     query = request.scope["query_string"].decode("latin-1")
-    download = await _files(request).read_link(f"{request.scope['path']}?{query}")
+    with _naming_the_id():
+        download = await _files(request).read_link(f"{request.scope['path']}?{query}")
     return _answer(download, download.record.media_type)
 
 
 async def sign_url(
-    request: Request, who: Caller, file_id: str, expiry: Hours = DEFAULT_HOURS
+    request: Request, who: Caller, file_id: FileId, expiry: Hours = DEFAULT_HOURS
 ) -> SignedUrl:
     """Return a link that downloads the file without a key until it expires."""
     try:
         base = request.app.state.public_url or str(request.base_url)
     except ValueError:
         raise InvalidRequest("The Host header is malformed.") from None
-    url, expires_at = await _files(request).sign(who, file_id, base, expiry * 3600)
+    with _naming_the_id():
+        url, expires_at = await _files(request).sign(who, file_id, base, expiry * 3600)
     return SignedUrl(url=url, expires_at=expires_at)
+
+
+@contextmanager
+def _naming_the_id() -> Iterator[None]:
+    """Let the errors of a file id name the path's parameter."""
+    try:
+        yield
+    except (InvalidFileId, FileNotFound) as error:
+        error.param = "file_id"
+        raise
 
 
 def _files(request: Request) -> Files:

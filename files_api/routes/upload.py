@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 
 from files_api.accounts import Principal
 from files_api.files import FileRecord, Files, Received, Visibility
+from files_api.kit.bodies import ClientGoneError
 from files_api.kit.errors import InvalidRequest, TooLarge, ValidationFailed
 from files_api.kit.multipart import Event, Field, FileData, FileEnd, FileStart, parts
-from files_api.kit.web import ClientGoneError
 
 DEFAULT_PURPOSE = "ocr"
 # Room for the other fields and the form's own lines beside the file.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
+from files_api.kit.bodies import JsonBodies
 from model_registry.registry import Registry
 from ocr_api.pipeline import Pipeline
 
@@ -27,8 +28,10 @@ class Services:
     registry: Registry
     checks: Mapping[str, Check]
     """Readiness by the name of what is checked."""
-    max_body_bytes: int
-    """Longest JSON body."""
+    bodies: JsonBodies
+    """Reads request bodies under the process's bounds."""
+    max_answer_bytes: int
+    """Longest JSON answer."""
 
 
 class Door(ABC):

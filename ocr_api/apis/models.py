@@ -25,7 +25,7 @@ class Models(Door):
         router = APIRouter(route_class=door_route(), tags=["models"])
         registry = services.registry
 
-        @router.get("/v1/models")
+        @router.get("/v1/models", responses=documented())
         async def list_models(caller: Caller) -> dict[str, Any]:
             """Every public name that answers, without its aliases."""
             entries = [

@@ -37,6 +37,9 @@ class PageTask:
 class Engine(ABC):
     """Reads pages."""
 
+    places: int | None = None
+    """How many pages it can read at once in this process; None where a server decides."""
+
     def __init__(self, make_pool: PoolMaker) -> None:
         """Keep what the engine needs; start nothing before `start`."""
         self.make_pool = make_pool

@@ -7,8 +7,10 @@ this one; it is not imported here, and the children do not import pydantic or th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,14 @@ from files_api.kit.errors import (
     ImageTooLarge,
     Unavailable,
 )
-from ocr_api.processes import ChildDied, Limits, Pool, PoolUnavailable, TaskRefused
+from ocr_api.processes import (
+    ChildDied,
+    ChildKilled,
+    Limits,
+    Pool,
+    PoolUnavailable,
+    TaskRefused,
+)
 from ocr_api.result import Box
 
 if TYPE_CHECKING:
@@ -38,6 +47,7 @@ _ERRORS: Mapping[str, tuple[type[AppError], str]] = {
     "memory": (DocumentTooComplex, "takes more memory to draw than this server allows"),
     "missing": (DocumentDamaged, "cannot be drawn: the document is gone"),
 }
+_KILLED = "could not be drawn: the processes that draw it were killed, twice; try again"
 _DAMAGED = (DocumentDamaged, "is damaged and cannot be drawn")
 
 
@@ -66,16 +76,32 @@ class Pages:
 
     def __init__(self, size: int, limits: Limits, max_pixels: int) -> None:
         """Start nothing. ``max_pixels`` is the most pixels of one frame of an image document."""
-        self._pool = Pool(_ENTRY, size, limits)
+        # A page needs some buffers of 5 MB; a malloc that gives them back to the kernel faults
+        # them in again for every page (8 ms of 20).
+        self._pool = Pool(_ENTRY, size, replace(limits, keeps_buffers=True))
         self._max_pixels = max_pixels
+        self._warming: asyncio.Task[None] | None = None
 
-    async def warm(self) -> None:
-        """Start one process, so that the first page is quick."""
-        await self._pool.warm()
+    def warm(self) -> None:
+        """Start one process in the background, so that the first page is quick.
+
+        Where none can be started, `problem` says so, and the next page tries again.
+        """
+        self._warming = asyncio.create_task(self._warm())
+
+    def problem(self) -> str | None:
+        """Return why no page can be drawn now, or None; starts nothing, so it may be out of date.
+
+        A start that failed counts for 30 s, or until one works: only a request tries again.
+        """
+        why = self._pool.problem()
+        return None if why is None else f"No process that draws pages can be started: {why}."
 
     async def close(self) -> None:
         """End the processes."""
         await self._pool.close()
+        if self._warming is not None:
+            await asyncio.wait({self._warming})
 
     async def count(self, path: Path, media_type: str) -> int:
         """Return the number of pages: of a PDF its pages, of an image its frames (at most 10,000).
@@ -83,7 +109,7 @@ class Pages:
         Raises:
             DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
                 the document cannot be used.
-            Unavailable: no process can be started.
+            Unavailable: no process can be started, or somebody else kills them.
         """
         header = {"do": "count", "path": str(path), "type": media_type}
         answer, _ = await self._run(header, affinity=str(path))
@@ -101,7 +127,7 @@ class Pages:
         Raises:
             DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
                 the page cannot be drawn; the message names it.
-            Unavailable: no process can be started.
+            Unavailable: no process can be started, or somebody else kills them.
         """
         header = {
             "do": "draw",
@@ -122,7 +148,7 @@ class Pages:
         Raises:
             DocumentDamaged: the page is no JPEG.
             DocumentTooComplex: the boxes take too much time or memory.
-            Unavailable: no process can be started.
+            Unavailable: no process can be started, or somebody else kills them.
         """
         if not boxes:
             return []
@@ -137,6 +163,10 @@ class Pages:
             raise DocumentDamaged
         return crops
 
+    async def _warm(self) -> None:
+        with suppress(PoolUnavailable):
+            await self._pool.warm()
+
     async def _run(
         self,
         header: Mapping[str, Any],
@@ -149,6 +179,8 @@ class Pages:
             return await self._pool.call(header, payload, affinity=affinity)
         except PoolUnavailable as error:
             raise Unavailable("No process that draws pages can be started.") from error
+        except ChildKilled as error:
+            raise Unavailable(_message(index, _KILLED)) from error
         except TaskRefused as refusal:
             cls, does = _ERRORS.get(refusal.code, _DAMAGED)
             raise cls(_message(index, does.format(pixels=self._max_pixels))) from refusal

@@ -5,28 +5,38 @@ a hostile file. A child that dies costs one task; a ``ProcessPoolExecutor`` woul
 unpickles what its children say. Here an answer is capped JSON plus bytes, and nothing else.
 
 A handler is ``def handle(header: dict, payload: bytes) -> tuple[dict, bytes]``, named by
-``package.module:function``; it raises `Refusal` for what it will not do.
+``package.module:function``; it raises `Refusal` for what it will not do. It may run twice for one
+task, because a child that dies proves little: it may have been killed from outside.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ocr_api.processes.child import DONE, FRAME, Answer, Refusal
-from ocr_api.processes.link import Child, ChildDied, ChildTimedOut, PoolUnavailable, TaskRefused
+from ocr_api.processes.child import TASK, Answer, Refusal
+from ocr_api.processes.link import (
+    Child,
+    ChildDied,
+    ChildKilled,
+    ChildTimedOut,
+    PoolUnavailable,
+    TaskRefused,
+)
 
 __all__ = [
     "Answer",
     "ChildDied",
+    "ChildKilled",
     "ChildTimedOut",
     "Limits",
     "Pool",
@@ -37,14 +47,19 @@ __all__ = [
 
 START_SECONDS = 120.0
 """Longest time a child may take to start and import its entry."""
+TRIES = 2
+"""A task is given up when so many children have died of it."""
+ALL_TRIES = 1.3
+"""Longest time of all tries of a task, as a multiple of its seconds."""
+CPU_SHARE = 2.0
+"""CPU time that a task may use, as a multiple of its seconds; the wall clock strikes first."""
+PROBLEM_SECONDS = 30.0
+"""A start that failed is a problem for so long: only another try can tell whether it still is."""
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "TEMP", "SYSTEMROOT")
-# A page needs some buffers of 5 MB; without these, malloc gives them back to the kernel and
-# faults them in again for every page (8 ms of 20).
-_TUNING = {
+_KEEP_BUFFERS = {
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    "OMP_NUM_THREADS": "1",
 }
 
 
@@ -58,6 +73,9 @@ class Limits:
     """Wall-clock time of one task."""
     tasks: int = 5000
     """The child is replaced after so many."""
+    keeps_buffers: bool = False
+    """malloc keeps large buffers that were freed, instead of giving them back to the kernel: less
+    time where every task needs the same ones, more memory between tasks."""
 
 
 class Pool:
@@ -71,6 +89,8 @@ class Pool:
         self._children: set[Child] = set()
         self._idle: list[Child] = []  # the longest idle first
         self._waiting: deque[asyncio.Future[Child | None]] = deque()
+        self._unclaimed = False  # a child is starting, and no task waits for it
+        self._failure: tuple[float, str] | None = None  # when and why no child could be started
         self._closed = False
 
     async def call(
@@ -87,23 +107,63 @@ class Pool:
         replaces the wall-clock limit; the wait for a free child does not count. When the caller
         is cancelled, the child finishes in the background before it is used again.
 
+        When the child dies, but not at a limit of time, a fresh one gets the task: at once, where
+        the task had not reached the dead one; else a second and last time.
+
         Raises:
             TaskRefused: the handler refused or failed.
-            ChildDied: the child died or was killed.
+            ChildTimedOut: the child was killed at a limit of time.
+            ChildKilled: two children were killed, neither by us nor by their own fault.
+            ChildDied: two children died.
+            PoolUnavailable: no child could take the task.
         """
         head = json.dumps(dict(header)).encode()
-        frame = (FRAME.pack(DONE, len(head), len(payload)), head, payload)
-        child = await self._acquire(affinity)
-        child.affinity = affinity
-        child.tasks += 1
-        answer = child.ask(frame, self._limits.seconds if seconds is None else seconds)
-        answer.add_done_callback(partial(self._release, child))
-        return await asyncio.shield(answer)
+        limit = self._limits.seconds if seconds is None else seconds
+        cpu = TASK.pack(math.ceil(limit * CPU_SHARE), len(head), len(payload))
+        frame, left, clock = (cpu, head, payload), limit * ALL_TRIES, asyncio.get_running_loop()
+        child, deaths, lost = await self._acquire(affinity), list[ChildDied](), 0
+        while True:
+            begun = clock.time()
+            try:
+                return await self._ask(child, frame, affinity, min(limit, left))
+            except (ChildTimedOut, PoolUnavailable):
+                raise
+            except ChildDied as death:
+                if child.taken:
+                    deaths.append(death)
+                    left -= clock.time() - begun
+                else:
+                    lost += child.fresh
+            if len(deaths) == TRIES:
+                raise _verdict(deaths)
+            if lost == TRIES:
+                raise PoolUnavailable("children die before they take a task")
+            await asyncio.wait({child.gone})
+            child = await self._start_for_repeat()
 
     async def warm(self) -> None:
-        """Start one child, so that the first call is quick."""
-        if not self._children and not self._closed:
-            self._hand_out(await self._start())
+        """Start one child, so that the first call is quick.
+
+        Raises:
+            PoolUnavailable: it cannot be started.
+        """
+        if self._children or self._closed:
+            return
+        self._unclaimed = True
+        try:
+            child = await self._start()
+        finally:
+            self._unclaimed = False
+        self._hand_out(child)
+
+    def problem(self) -> str | None:
+        """Return why there may be no child for the next task, or None; starts nothing."""
+        if self._closed:
+            return "the pool is closed"
+        if self._failure is None:
+            return None
+        when, why = self._failure
+        return why if asyncio.get_running_loop().time() - when < PROBLEM_SECONDS else None
 
     async def close(self) -> None:
         """Kill all children and wait until they are gone; calls in flight fail."""
@@ -117,30 +177,78 @@ class Pool:
         while self._children:
             await asyncio.wait({child.gone for child in self._children})
 
+    async def _ask(
+        self, child: Child, frame: tuple[bytes, ...], affinity: str | None, seconds: float
+    ) -> Answer:
+        child.affinity = affinity
+        child.tasks += 1
+        answer = child.ask(frame, seconds)
+        answer.add_done_callback(partial(self._release, child))
+        return await asyncio.shield(answer)
+
     async def _acquire(self, affinity: str | None) -> Child:
-        if self._closed:
-            raise PoolUnavailable("the pool is closed")
-        usable = [child for child in self._idle if not child.doomed]
-        if usable:
-            matching = [child for child in usable if child.affinity == affinity]
-            child = (matching or usable)[0]
-            self._idle.remove(child)
-            return child
-        if len(self._children) < self._size:
-            return await self._start()
+        """Return a free child, or start one, or wait for one."""
+        while True:
+            self._check_open()
+            usable = [child for child in self._idle if not child.doomed]
+            if usable:
+                matching = [child for child in usable if child.affinity == affinity]
+                child = (matching or usable)[0]
+                self._idle.remove(child)
+                return child
+            if len(self._children) < self._size and not self._unclaimed:
+                return await self._start()
+            self._unclaimed = False
+            handed = await self._wait(self._waiting.append)
+            if handed is not None and not handed.doomed:
+                return handed
+
+    async def _start_for_repeat(self) -> Child:
+        """Start a child before anybody else may; where no place is free, one is made.
+
+        Why no child that lived before: what it did may have spoiled it, and the second death is
+        held against the document.
+        """
+        self._check_open()
+        while len(self._children) >= self._size:
+            if self._idle:
+                self._idle.pop(0).kill(ChildDied("replaced"))
+            handed = await self._wait(self._waiting.appendleft)
+            if handed is not None:
+                handed.kill(ChildDied("replaced"))
+            self._check_open()
+        return await self._start()
+
+    async def _wait(self, queue: Callable[[asyncio.Future[Child | None]], None]) -> Child | None:
+        """Return the next free child, or None when a place became free."""
         waiter: asyncio.Future[Child | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        queue(waiter)
         try:
-            handed = await waiter
+            return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and not waiter.exception():
                 self._hand_out(waiter.result())
             raise
-        if handed is not None and not handed.doomed:
-            return handed
-        return await self._acquire(affinity)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PoolUnavailable("the pool is closed")
 
     async def _start(self) -> Child:
+        """Start a child; note whether that worked.
+
+        Raises:
+            PoolUnavailable: it cannot be started.
+        """
+        try:
+            child = await self._spawn()
+        except PoolUnavailable as error:
+            self._failure = asyncio.get_running_loop().time(), str(error)
+            raise
+        self._failure = None
+        return child
+
+    async def _spawn(self) -> Child:
         child = Child(self._forget)
         self._children.add(child)
         try:
@@ -151,7 +259,7 @@ class Pool:
                 *(sys.executable, "-P", "-W", "ignore", "-m", "ocr_api.processes"),
                 *(self._entry, str(self._limits.memory_bytes)),
                 stderr=None,
-                env=_environment(),
+                env=_environment(self._limits),
                 start_new_session=True,
             )
         except BaseException as error:
@@ -166,6 +274,7 @@ class Pool:
             hello.add_done_callback(partial(self._release, child))
             raise
         except (ChildDied, TaskRefused) as error:
+            child.kill(ChildDied("not started"))
             raise PoolUnavailable(f"a child for {self._entry} did not start: {error}") from error
         return child
 
@@ -178,12 +287,14 @@ class Pool:
 
     def _hand_out(self, child: Child | None) -> None:
         """Give a free child, or None for a free place, to the one who waits longest."""
+        if child is not None:
+            child.fresh = False
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(child)
                 return
-        if child is not None:
+        if child is not None and not child.doomed:
             self._idle.append(child)
 
     def _forget(self, child: Child) -> None:
@@ -193,14 +304,21 @@ class Pool:
         self._hand_out(None)
 
 
+def _verdict(deaths: list[ChildDied]) -> ChildDied:
+    """Return the death that says most: the last that nobody outside can have caused."""
+    own = [death for death in deaths if not isinstance(death, ChildKilled)]
+    return (own or deaths)[-1]
+
+
 def _look_at(answer: asyncio.Future[Answer]) -> None:
     """Look at the outcome, so that asyncio does not complain when nobody else does."""
     if not answer.cancelled():
         answer.exception()
 
 
-def _environment() -> dict[str, str]:
+def _environment(limits: Limits) -> dict[str, str]:
     """Return what a child may know: how to import, and no secret of ours."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return {**kept, **_TUNING, "PYTHONPATH": path}
+    tuning = _KEEP_BUFFERS if limits.keeps_buffers else {}
+    return {**kept, **tuning, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}

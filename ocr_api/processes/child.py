@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import pkgutil
 import signal
@@ -23,9 +24,14 @@ Handler = Callable[[dict[str, Any], bytes], Answer]
 MAX_PAYLOAD = 96 << 20
 """Most bytes after the header of an answer."""
 
+TASK = struct.Struct("!III")
+"""Seconds of CPU time, bytes of the JSON header, bytes of the payload."""
 FRAME = struct.Struct("!BII")
-"""Status, bytes of the JSON header, bytes of the payload; tasks and answers alike."""
-DONE, REFUSED = 0, 1
+"""What comes back: status, bytes of the JSON header, bytes of the payload."""
+DONE, REFUSED, TAKEN = 0, 1, 2
+TOOK = FRAME.pack(TAKEN, 0, 0)
+"""Said when a task is here whole, before anything is done about it: from now on its document may
+be why the child dies."""
 
 
 class Refusal(Exception):
@@ -44,11 +50,14 @@ def serve(entry: str, memory_bytes: int) -> None:
     handler: Handler = pkgutil.resolve_name(entry)
     _no_files()
     _send(answers, DONE, {})
-    while len(prefix := tasks.read(FRAME.size)) == FRAME.size:
-        _, head_size, payload_size = FRAME.unpack(prefix)
+    while len(prefix := tasks.read(TASK.size)) == TASK.size:
+        cpu_seconds, head_size, payload_size = TASK.unpack(prefix)
         header, payload = tasks.read(head_size), tasks.read(payload_size)
         if len(payload) < payload_size:
             break
+        answers.write(TOOK)
+        answers.flush()
+        _limit_cpu(cpu_seconds)
         _send(answers, *_outcome(handler, header, payload))
 
 
@@ -93,10 +102,29 @@ def _shut_in(memory_bytes: int) -> None:
 
 
 def _no_files() -> None:
-    """Forbid to write files and to open many; after the imports, which may write bytecode."""
-    if sys.platform != "win32":
-        _limit("RLIMIT_FSIZE", 0)
-        _limit("RLIMIT_NOFILE", 64)
+    """Forbid to write files and to open many; after the imports, which may write bytecode.
+
+    Why 64: a drawing child holds 7 and an engine's child 5 between tasks (2026), but libraries
+    open fonts, models and files of /proc as they please, and one that is refused fails oddly.
+    Why no RLIMIT_NPROC: it counts the threads of the user, not of the process, and libraries that
+    read pages start threads.
+    """
+    _limit("RLIMIT_FSIZE", 0)
+    _limit("RLIMIT_NOFILE", 64)
+
+
+def _limit_cpu(seconds: int) -> None:
+    """Allow so much CPU time from now on: a second wall, in case the parent's clock stands still.
+
+    The soft limit alone, because it can be raised again for the next task; SIGXCPU ends a child.
+    """
+    import resource  # noqa: PLC0415 - beside `_limit`
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(usage.ru_utime + usage.ru_stime) + seconds
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    with suppress(ValueError, OSError):  # a hard limit that is lower already is as good
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def _limit(name: str, value: int) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NoReturn, cast
 
-from ocr_api.processes.child import DONE, FRAME, MAX_PAYLOAD, REFUSED, Answer
+from ocr_api.processes.child import DONE, FRAME, MAX_PAYLOAD, REFUSED, TOOK, Answer
 
 MAX_HEADER = 8 << 20
 """Most bytes of the JSON header of an answer."""
+
+LAST_WORDS_SECONDS = 1.0
+"""Longest wait for the end of what a child said, once its process has ended."""
 
 
 class ChildDied(Exception):
@@ -20,7 +23,11 @@ class ChildDied(Exception):
 
 
 class ChildTimedOut(ChildDied):
-    """The child was killed at the wall-clock limit."""
+    """The child was killed at the limit of wall-clock or CPU time."""
+
+
+class ChildKilled(ChildDied):
+    """Somebody else killed the child: a person, or the kernel when memory ran out."""
 
 
 class PoolUnavailable(ChildDied):
@@ -47,17 +54,24 @@ class Child(asyncio.SubprocessProtocol):
         self.tasks = 0
         self.affinity: str | None = None
         self.doomed = False
+        self.taken = False
+        """It said that the last task had reached it."""
+        self.fresh = True
+        """Its first task is the one that it was started for."""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_gone = on_gone
         self._transport: asyncio.SubprocessTransport | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._closing: asyncio.TimerHandle | None = None
+        self._silent = False  # it will say no more
         self._received = bytearray()
 
     def ask(self, frame: tuple[bytes, ...], seconds: float) -> asyncio.Future[Answer]:
         """Send a task; return its answer, which is done within ``seconds`` whatever happens."""
         loop = asyncio.get_running_loop()
         answer = self._answer = loop.create_future()
+        self.taken = False
         late = ChildTimedOut(f"killed after {seconds:g} s")
         self._deadline = loop.call_later(seconds, self.kill, late)
         if self.doomed:
@@ -90,9 +104,12 @@ class Child(asyncio.SubprocessProtocol):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Take what the child says; nonsense ends it."""
         del fd
-        if self.doomed:
+        if self.doomed and self._answer is None:
             return
         self._received += data
+        if self._answer is not None and not self.taken and self._received.startswith(TOOK):
+            self.taken = True
+            del self._received[: len(TOOK)]
         try:
             answer = _parse(self._received)
         except (ValueError, RecursionError):
@@ -104,11 +121,29 @@ class Child(asyncio.SubprocessProtocol):
             self._received = bytearray()
             self._settle(answer)
 
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """Note that the child will say no more."""
+        del exc
+        if fd == 1:
+            self._silent = True
+            if self._closing is not None:
+                self._close()
+
     def process_exited(self) -> None:
-        """Fail what is open: the process ended."""
+        """Note that the process ended; what it said before may still be on its way."""
         self.doomed = True
+        if self._silent:
+            self._close()
+        else:
+            loop = asyncio.get_running_loop()
+            self._closing = loop.call_later(LAST_WORDS_SECONDS, self._close)
+
+    def _close(self) -> None:
+        """Fail what is open."""
+        if self._closing is not None:
+            self._closing.cancel()
         if self._transport is not None:
-            self._settle(ChildDied(_how(self._transport.get_returncode())))
+            self._settle(_death(self._transport.get_returncode()))
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -154,10 +189,19 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _how(code: int | None) -> str:
+_DEATHS: Mapping[int, type[ChildDied]] = {
+    signal.SIGKILL: ChildKilled,
+    signal.SIGTERM: ChildKilled,
+    signal.SIGXCPU: ChildTimedOut,
+}
+
+
+def _death(code: int | None) -> ChildDied:
+    """Return what a child died of, that we did not kill, from its return code."""
     if code is None or code >= 0:
-        return f"ended with status {code}"
+        return ChildDied(f"ended with status {code}")
     try:
-        return f"ended by {signal.Signals(-code).name}"
+        name = signal.Signals(-code).name
     except ValueError:
-        return f"ended by signal {-code}"
+        name = f"signal {-code}"
+    return _DEATHS.get(-code, ChildDied)(f"ended by {name}")

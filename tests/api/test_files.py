@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from files_api import app as files_app
 from files_api.app import FilesService
+from files_api.kit.errors import StorageUnavailable
 from files_api.kit.web import FrontDoor
 from files_api.routes import router
 from files_api.settings import FilesSettings
@@ -304,7 +309,9 @@ async def test_a_signed_link_needs_no_key_and_ends_with_its_file(
         "object": "file",
         "deleted": True,
     }
-    check_error(await client.get(made["url"]), 404, "file_not_found")
+    gone = await client.get(made["url"])
+    check_error(gone, 404, "file_not_found")
+    assert gone.json()["param"] == "file_id"
 
 
 async def test_an_altered_link_is_forbidden(client: httpx.AsyncClient) -> None:
@@ -341,19 +348,28 @@ async def test_the_public_url_is_the_base_of_links(tmp_path: Path) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         body = await send(client)
         url = (await client.get(f"/v1/files/{body['id']}/url")).json()["url"]
+        for origin, status in {"https://ocr.example.org": 200, "https://example.org": 403}.items():
+            answer = await client.get("/v1/files", headers={"Origin": origin})
+            assert answer.status_code == status, origin
     await service.close()
     assert url.startswith(f"https://ocr.example.org/recto/v1/files/{body['id']}/content?")
 
 
 @pytest.mark.parametrize("tail", ["", "/content", "/url"])
 async def test_unknown_and_malformed_ids(client: httpx.AsyncClient, tail: str) -> None:
-    check_error(await client.get(f"/v1/files/{UNKNOWN}{tail}"), 404, "file_not_found")
-    check_error(await client.get(f"/v1/files/nonsense{tail}"), 400, "invalid_file_id")
+    unknown = await client.get(f"/v1/files/{UNKNOWN}{tail}")
+    check_error(unknown, 404, "file_not_found")
+    malformed = await client.get(f"/v1/files/nonsense{tail}")
+    check_error(malformed, 400, "invalid_file_id")
+    assert unknown.json()["param"] == malformed.json()["param"] == "file_id"
 
 
 async def test_deleting_what_is_not_there(client: httpx.AsyncClient) -> None:
-    check_error(await client.delete(f"/v1/files/{UNKNOWN}"), 404, "file_not_found")
-    check_error(await client.delete("/v1/files/nonsense"), 400, "invalid_file_id")
+    unknown = await client.delete(f"/v1/files/{UNKNOWN}")
+    check_error(unknown, 404, "file_not_found")
+    malformed = await client.delete("/v1/files/nonsense")
+    check_error(malformed, 400, "invalid_file_id")
+    assert unknown.json()["param"] == malformed.json()["param"] == "file_id"
 
 
 async def test_listing_the_openai_way(client: httpx.AsyncClient) -> None:
@@ -445,6 +461,15 @@ async def test_openapi_documents_the_errors_and_the_form(client: httpx.AsyncClie
     form_type = document["paths"]["/v1/files"]["post"]["requestBody"]["content"]
     assert form_type["multipart/form-data"]["schema"]["required"] == ["file"]
     assert "403" in document["paths"]["/v1/files/{file_id}/content"]["get"]["responses"]
+    ids = [
+        parameter["schema"]
+        for path in document["paths"].values()
+        for operation in path.values()
+        for parameter in operation.get("parameters", [])
+        if parameter["name"] == "file_id"
+    ]
+    assert len(ids) == 4
+    assert all((schema["type"], schema["format"]) == ("string", "uuid") for schema in ids)
 
 
 async def test_a_strange_host_header_is_no_server_error(client: httpx.AsyncClient) -> None:
@@ -452,3 +477,87 @@ async def test_a_strange_host_header_is_no_server_error(client: httpx.AsyncClien
     for host in ("[", "a b", "\x7f", "x:99999"):
         answer = await client.get(f"/v1/files/{body['id']}/url", headers={"Host": host})
         assert answer.status_code in {200, 400}, host
+
+
+async def test_a_deleted_data_folder_takes_no_uploads(
+    client: httpx.AsyncClient, service: FilesService
+) -> None:
+    """R1: what nobody finds after a restart is not acknowledged."""
+    await send(client)
+    folder = service.settings.data_dir
+    for remade in (False, True):
+        shutil.rmtree(folder)
+        if remade:
+            (folder / "blobs").mkdir(parents=True)
+        answer = await client.post("/v1/files", files={"file": ("a.pdf", PDF)})
+        check_error(answer, 503, "storage_unavailable")
+        with pytest.raises(StorageUnavailable):
+            await service.check()
+        assert folder.exists() == remade
+        folder.mkdir(exist_ok=True)
+
+
+async def test_files_expire_from_opening_to_closing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure of one hour is no failure of the next."""
+    monkeypatch.setattr(files_app, "_EXPIRY_SECONDS", 0)
+    caplog.set_level(logging.INFO, "files_api.app")
+    service = FilesService(FilesSettings(data_dir=tmp_path))
+    answers: list[int | Exception] = [2, 0, StorageUnavailable(), RuntimeError("a name.pdf")]
+    emptied, ended = asyncio.Event(), False
+
+    async def expire() -> int:
+        nonlocal ended
+        if not answers:
+            emptied.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended = True
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(service.files, "expire", expire)
+    await service.open(upgrade)
+    await asyncio.wait_for(emptied.wait(), 10)
+    await service.close()
+    assert ended
+    assert [task.get_name() for task in asyncio.all_tasks()].count("expiry of files") == 0
+    lines = [(record.message, record.facts) for record in caplog.records]  # type: ignore[attr-defined]
+    assert lines == [
+        ("expired", {"files": 2}),
+        ("expiry_failed", {"error": "StorageUnavailable"}),
+        ("expiry_failed", {"error": "RuntimeError"}),
+    ]
+
+
+async def test_an_expired_file_is_deleted_when_the_service_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = FilesSettings(data_dir=tmp_path)
+    service = FilesService(settings)
+    await service.open(upgrade)
+    received = await service.files.receive(service.local, _chunks(PDF))
+    await service.files.keep(service.local, received, "a.pdf", "ocr", expires_in=-1)
+    assert len(left_over(service)) == 1
+    await service.close()
+    again = FilesService(settings)
+    real, deleted = again.blobs.delete, asyncio.Event()
+
+    async def delete(key: str) -> None:
+        await real(key)
+        deleted.set()
+
+    monkeypatch.setattr(again.blobs, "delete", delete)
+    await again.open(upgrade)
+    await asyncio.wait_for(deleted.wait(), 10)
+    await again.close()
+    assert left_over(again) == []
+
+
+async def _chunks(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk

@@ -22,14 +22,14 @@ def data_uri(data: bytes, media_type: str = "application/pdf") -> str:
 
 async def upload(client: httpx.AsyncClient, data: bytes, name: str = "a.pdf") -> str:
     answer = await client.post("/v1/files", files={"file": (name, data)}, data={"purpose": "ocr"})
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 200, answer.text[:500]
     return str(answer.json()["id"])
 
 
 async def ask(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
     body.setdefault("document", {"type": "document_url", "document_url": data_uri(TEXT_PDF)})
     answer = await client.post("/v1/ocr", json={"model": "echo", **body})
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 200, answer.text[:500]
     found: dict[str, Any] = answer.json()
     return found
 
@@ -42,7 +42,7 @@ async def refused(client: httpx.AsyncClient, status: int, code: str, **body: Any
 
 def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Check the error superset, key by key."""
-    assert answer.status_code == status, answer.text
+    assert answer.status_code == status, answer.text[:500]
     assert answer.headers["content-type"] == "application/json"
     body: dict[str, Any] = answer.json()
     assert body["code"] == code, body
@@ -143,16 +143,20 @@ async def test_uploaded_file_by_every_way(client: httpx.AsyncClient) -> None:
         {"type": "file_id", "file_id": file_id, "org_id": "anything"},
         {"type": "document_url", "document_url": link},
     )
-    texts = [(await ask(client, document=document))["pages"] for document in documents]
+    texts = [_texts(await ask(client, document=document)) for document in documents]
     direct = await client.post(f"/v1/files/{file_id}/ocr", json={"model": "echo"})
     assert direct.headers["x-recto-card"] == "echo"
-    assert texts == [direct.json()["pages"]] * 3
+    assert texts == [_texts(direct.json())] * 3
     assert (await client.delete(f"/v1/files/{file_id}")).json()["deleted"] is True
     gone = await client.post(f"/v1/files/{file_id}/ocr", json={"model": "echo"})
     check_error(gone, 404, "file_not_found")
     await refused(
         client, 400, "invalid_signed_url", document={"type": "document_url", "document_url": link}
     )
+
+
+def _texts(answer: dict[str, Any]) -> list[tuple[int, str]]:
+    return [(page["index"], page["markdown"]) for page in answer["pages"]]
 
 
 async def test_remote_document_is_fetched(client: httpx.AsyncClient) -> None:
@@ -165,7 +169,8 @@ async def test_remote_document_is_fetched(client: httpx.AsyncClient) -> None:
         assert "HTML" in body["message"]
         await refused(client, 400, "fetch_failed", document={"document_url": f"{base}/no"})
     for url in ("http://10.0.0.1/a.pdf", "file:///etc/passwd", "http://localhost/a.pdf", "x"):
-        await refused(client, 400, "fetch_refused", document={"document_url": url})
+        body = await refused(client, 400, "fetch_refused", document={"image_url": url})
+        assert body["param"] == "document.image_url"
 
 
 @pytest.mark.parametrize(
@@ -195,6 +200,7 @@ async def test_bad_documents(client: httpx.AsyncClient, name: str, status: int, 
     file_id = await upload(client, bad)
     answer = await client.post(f"/v1/files/{file_id}/ocr", json={"model": "echo"})
     body = check_error(answer, status, code)
+    assert body["param"] == "file_id"
     if code == "unsupported_format":
         assert "PDF, PNG, JPEG" in body["message"]
     assert (await ask(client, pages=0))["pages"], "the server is healthy afterwards"
@@ -226,7 +232,9 @@ async def test_bad_requests(client: httpx.AsyncClient) -> None:
     check_error(broken, 400, "invalid_json")
     check_error(await client.post("/v1/ocr", content=b"[]"), 422, "validation_error")
     check_error(await client.get("/v1/ocr/process"), 404, "not_found")
-    check_error(await client.get("/v1/ocr"), 405, "method_not_allowed")
+    wrong = await client.get("/v1/ocr")
+    check_error(wrong, 405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
     check_error(await client.post("/v1/ocr/", json={}), 404, "not_found")
 
 
@@ -242,6 +250,15 @@ async def test_prompts_reach_the_model_and_the_rest_is_warned_about(
         "table_format",
     ]
     assert answer["pages"][0]["tables"] == []
+
+
+async def test_warnings_are_in_a_header_too(client: httpx.AsyncClient) -> None:
+    """The Mistral SDK drops keys that it does not know."""
+    document = {"document_url": data_uri(TEXT_PDF)}
+    body = {"model": "echo", "pages": 0, "document": document}
+    answer = await client.post("/v1/ocr", json={**body, "table_format": "html"})
+    assert answer.headers["x-recto-warnings"] == "not_supported=table_format"
+    assert "x-recto-warnings" not in (await client.post("/v1/ocr", json=body)).headers
 
 
 async def test_pictures(client: httpx.AsyncClient) -> None:
@@ -269,6 +286,8 @@ async def test_pictures(client: httpx.AsyncClient) -> None:
 
 async def test_a_page_without_pictures_is_carried_whole(client: httpx.AsyncClient) -> None:
     answer = await ask(client, pages="0-1", include_image_base64=True)
+    small = await ask(client, pages=0, include_image_base64=True, image_min_size=5000)
+    assert small["pages"][0]["images"] == []
     for number, page in enumerate(answer["pages"]):
         (image,) = page["images"]
         assert image["id"] == f"img-{number}.jpeg"
@@ -342,6 +361,35 @@ async def test_request_id(client: httpx.AsyncClient) -> None:
     assert len(answer["id"]) == len("ocr-") + 36
 
 
+async def test_body_with_too_many_values(client: httpx.AsyncClient) -> None:
+    """Fifteen megabytes of brackets would become two gigabytes of Python lists."""
+    body = b'{"document": [' + b"[]," * 200_000 + b"[]]}"
+    check_error(await client.post("/v1/ocr", content=body), 400, "invalid_request")
+
+
+async def test_long_values_are_not_echoed(client: httpx.AsyncClient) -> None:
+    body = await refused(client, 422, "validation_error", model="x" * 300)
+    assert (body["param"], "xxx" in body["message"]) == ("model", False)
+    body = await refused(client, 422, "validation_error", prompt="x" * 40_000)
+    assert body["param"] == "prompt"
+
+
+async def test_answer_limit(client: httpx.AsyncClient) -> None:
+    body = await refused(client, 400, "answer_too_large", include_image_base64=True)
+    assert body["param"] == "pages"
+    assert await ask(client, pages=0, include_image_base64=True)
+
+
+@pytest.mark.parametrize("field", ["document_annotation_format", "bbox_annotation_format"])
+async def test_only_schemas_are_annotation_formats(client: httpx.AsyncClient, field: str) -> None:
+    for value in ({"type": "text"}, {"type": "json_object"}, {"type": "json_schema"}):
+        assert (await refused(client, 422, "validation_error", **{field: value}))["param"] == field
+    schema = {"json_schema": {"name": "n", "schema": {"type": "object"}}}
+    assert (await refused(client, 400, "annotation_not_supported", **{field: schema}))[
+        "param"
+    ] == field
+
+
 async def test_body_limit_counts_bytes(settings: Settings, client: httpx.AsyncClient) -> None:
     async def endless() -> Any:
         for _ in range(settings.max_json_bytes // 2**20 + 2):
@@ -377,6 +425,20 @@ async def test_usage_is_recorded(client: httpx.AsyncClient, settings: Settings) 
         ({"sec-fetch-site": "same-site"}, 403),
         ({"sec-fetch-site": "same-origin"}, 200),
         ({"sec-fetch-site": "none"}, 200),
+        # Browsers that send no Sec-Fetch-Site: old ones, and all over plain HTTP elsewhere.
+        ({"origin": "http://127.0.0.1:8000"}, 200),
+        ({"origin": "http://localhost:3000"}, 200),
+        ({"origin": "http://[::1]"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1.example"}, 403),
+        ({"origin": "http://localhost@evil.example"}, 403),
+        ({"origin": "http://127.0.0.1 http://evil.example"}, 403),
+        ({"origin": "http://10.0.0.7:8000"}, 403),
+        ({"origin": "http://["}, 403),
+        ({"origin": "chrome-extension://abcdef"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": ""}, 403),
+        ({"origin": "http://rebound.example", "host": "rebound.example"}, 403),
     ],
 )
 async def test_without_keys_only_this_machine_is_served(

@@ -24,7 +24,7 @@ def main() -> None:
             path = root / f"{name}.pdf"
             path.write_bytes(data)
             rows.append(pipeline.measure(name, path, root))
-        rows.append(memory.measure(root))
+        rows += memory.measure(root)
         rows.append(engine.measure(root))
     cores = os.cpu_count()
     print(f"{platform.machine()}, {cores} cores, Python {platform.python_version()}\n")

@@ -29,7 +29,14 @@ def tree_cpu_seconds(pid: int) -> float:
 
 def resident_mib(pid: int) -> float:
     """Return the resident memory of a process, in MiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(pid)
+    return _status(pid, "VmRSS:") / 1024
+
+
+def peak_mib(pid: int) -> float:
+    """Return the most resident memory that a process ever had, in MiB."""
+    return _status(pid, "VmHWM:") / 1024
+
+
+def _status(pid: int, name: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))

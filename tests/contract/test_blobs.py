@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from files_api import blobs
 from files_api.blobs import BlobExists, BlobMissing, BlobStore, open_store
 from files_api.blobs import file as file_store
 from files_api.kit import named
+from files_api.kit.disk import make_folders
 from files_api.kit.errors import StorageFull, StorageUnavailable
 
 KEY = "0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b/5b/0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
@@ -153,12 +155,12 @@ async def test_files_are_for_our_eyes_only(tmp_path: Path) -> None:
 
 async def test_the_sweep_spares_living_writers_and_takes_dead_ones(tmp_path: Path) -> None:
     store = open_store(tmp_path.as_uri())
-    writing = file_store._Writing(tmp_path / ".tmp")
+    writing = file_store._Writing(tmp_path)
     writing.open()
     (tmp_path / ".tmp" / "left-by-a-dead-process").write_bytes(b"x")
     assert await store.sweep() == 1
     writing.write(bytearray(b"x"))
-    writing.publish(tmp_path / "a", tmp_path)
+    writing.publish(tmp_path / "a")
     writing.close()
     assert (tmp_path / "a").read_bytes() == b"x"
     assert list((tmp_path / ".tmp").iterdir()) == []
@@ -226,3 +228,54 @@ async def test_what_is_acknowledged_was_synced(
     assert synced[at - 1 - synced[:at][::-1].index("")] == ""  # the root was made durably
     assert any(name.startswith("/root/.tmp/") for name in synced[:at])
     assert synced[at + 1 :] == ["/root/org/5b", "/root/org", "/root"]
+
+
+async def test_a_folder_that_vanished_is_not_made_again(tmp_path: Path) -> None:
+    """R1: what a new folder took would be in no backup and under no mount."""
+    root = tmp_path / "data" / "blobs"
+    store = open_store(root.as_uri())
+    await store.put(KEY, stream(b"x"))
+    shutil.rmtree(tmp_path / "data")
+
+    async def local() -> None:
+        async with store.local(KEY):
+            pass
+
+    for use in (
+        lambda: store.put("another", stream(b"x")),
+        lambda: whole(store, KEY),
+        lambda: store.delete(KEY),
+        local,
+        store.check,
+        store.sweep,
+    ):
+        with pytest.raises(StorageUnavailable):
+            await use()
+    assert list(tmp_path.iterdir()) == []
+    root.mkdir(parents=True)  # it came back, say with its mount
+    await store.put(KEY, stream(b"y"))
+    assert await whole(store, KEY) == b"y"
+
+
+def test_no_folder_is_made_above_the_one_that_is_named(tmp_path: Path) -> None:
+    within = tmp_path / "a" / "b"
+    with pytest.raises(FileNotFoundError):
+        make_folders(within / "c" / "d", within)
+    assert list(tmp_path.iterdir()) == []
+    within.mkdir(parents=True)
+    make_folders(within / "c" / "d", within)
+    assert (within / "c" / "d").is_dir()
+
+
+async def test_a_folder_that_vanishes_during_a_write_fails_it(tmp_path: Path) -> None:
+    """R1."""
+    store = open_store((tmp_path / "blobs").as_uri())
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield BIG
+        shutil.rmtree(tmp_path / "blobs")
+        yield b"tail"
+
+    with pytest.raises(StorageUnavailable):
+        await store.put(KEY, chunks())
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from files_api.kit import named
+from files_api.kit.bodies import JsonBodies
 from model_registry.card import Card, read_cards
 from ocr_api import app, exports
 from ocr_api.apis import Door, Services
@@ -144,7 +145,7 @@ def test_text_exports() -> None:
 @pytest.mark.parametrize("name", named.names(app.DOORS))
 def test_door_gives_routes_of_its_own(name: str, settings: Settings) -> None:
     workshop = app.Workshop(settings, None, None)  # type: ignore[arg-type]
-    services = Services(workshop.pipeline, workshop.registry, {}, 1000)
+    services = Services(workshop.pipeline, workshop.registry, {}, JsonBodies(1000, 1000), 1000)
     router = named.leaf(app.DOORS, name, Door)().router(services)  # type: ignore[type-abstract]
     assert isinstance(router, APIRouter)
     assert router.routes

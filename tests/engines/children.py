@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from ocr_api.processes import Refusal
@@ -13,6 +14,14 @@ Answer = tuple[dict[str, Any], bytes]
 
 
 def dies(header: dict[str, Any], payload: bytes) -> Answer:
+    os._exit(3)
+
+
+def dies_once(header: dict[str, Any], payload: bytes) -> Answer:
+    try:
+        Path(payload.decode()).touch(exist_ok=False)
+    except FileExistsError:
+        return {}, json.dumps([["a line", [0.1, 0.2, 0.3, 0.25], 0.9876]]).encode()
     os._exit(3)
 
 

@@ -77,13 +77,23 @@ class Hanging(_Counting):
         super().__init__()
         self._after = after
         self.hangs = asyncio.Event()
+        self.two = asyncio.Event()
 
     async def answer(self, index: int) -> Reading:
+        if self.running == 2:
+            self.two.set()
         if index >= self._after:
             if len(self.finished) == self._after:
                 self.hangs.set()
             await asyncio.Event().wait()
         return await super().answer(index)
+
+
+class Mumbling(_Counting):
+    """Reads nothing on the first page."""
+
+    async def answer(self, index: int) -> Reading:
+        return Reading("") if index == 0 else await super().answer(index)
 
 
 class Truncating(_Counting):

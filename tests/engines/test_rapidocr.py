@@ -132,9 +132,18 @@ async def test_what_is_no_picture_fails_and_the_child_lives(engine: RapidOcr) ->
 
 
 async def test_a_child_that_dies_fails_the_page() -> None:
-    assert "Page 3 (counted from 0) ended the CPU engine's process" in await fails(
+    assert "Page 3 (counted from 0) ended the CPU engine's process twice" in await fails(
         "dies", PageFailed
     )
+
+
+async def test_a_child_that_dies_once_costs_nothing(tmp_path: Path) -> None:
+    engine = RapidOcr(instead("dies_once"))
+    page = replace(PAGE, jpeg=str(tmp_path / "died").encode())
+    reading = await engine.read(PageTask(page, CARD, None))
+    await engine.close()
+    assert [line.text for line in reading.lines] == ["a line"]
+    assert (tmp_path / "died").exists()
 
 
 async def test_a_child_that_takes_too_long_is_killed() -> None:

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 
 from files_api.kit import named
 from files_api.kit.errors import AppError, InternalError, every_error
-from ocr_api import app, cli
+from model_registry.card import read_cards
+from ocr_api import app, cli, exports
 from ocr_api.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,9 +101,24 @@ def test_readme_lists_every_card_and_leaf(settings: Settings) -> None:
 
 
 def test_every_leaf_is_used_or_listed() -> None:
-    assert named.names("ocr_api.engines") == ["echo", "rapidocr"]
-    assert named.names("ocr_api.parsers") == ["layout", "plain"]
-    assert named.names("files_api.blobs") == ["file"]
+    """An engine or parser is named by a card and in the README's table; the rest in its lists."""
+    cards = read_cards(ROOT / "configs" / "models")
+    for card in cards:
+        assert f"| `{card.id}` | `{card.engine}` | `{card.parser}` |" in README, card.id
+    assert named.names(app.ENGINES) == sorted({card.engine for card in cards})
+    assert named.names(app.PARSERS) == sorted({card.parser for card in cards})
+    for title, street in (
+        ("Stores", "files_api.blobs"),
+        ("Export formats", exports.STREET),
+        ("APIs", app.DOORS),
+    ):
+        assert set(named.names(street)) <= _listed(title), title
+
+
+def _listed(title: str) -> set[str]:
+    """Return the code words of the README's paragraph that begins with a bold title."""
+    found = re.search(rf"^\*\*{title}\*\*(.*?)(?:\n\n|\Z)", README, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"`([^`]+)`", found[1])) if found else set()
 
 
 @pytest.mark.parametrize("command", sorted(cli.main.commands))

@@ -15,7 +15,7 @@ PACKAGES = ("model_registry", "files_api", "ocr_api")
 MODULES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
 HOMES = {
-    "aiohttp": ("ocr_api/outbound.py", "ocr_api/outbound/", "ocr_api/engines/vllm.py"),
+    "aiohttp": ("ocr_api/outbound/", "ocr_api/engines/vllm.py"),
     "alembic": ("ocr_api/migrations/",),
     "cv2": ("ocr_api/engines/rapidocr",),
     "fastapi": (
@@ -23,6 +23,7 @@ HOMES = {
         "ocr_api/app.py",
         "files_api/app.py",
         "files_api/callers.py",
+        "files_api/kit/bodies.py",
         "files_api/kit/web.py",
         "files_api/routes",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from files_api.kit.db import Base, Database
+from files_api.kit.errors import StorageUnavailable
 from ocr_api import migrations
 from ocr_api.migrations import steps
 
@@ -75,6 +77,28 @@ async def test_a_step_that_fails_leaves_the_database_as_it_was(
     with pytest.raises(RuntimeError):
         await migrations.upgrade(database)
     monkeypatch.undo()
+    async with database.read() as session:
+        tables = (await session.execute(text("SELECT name FROM sqlite_master"))).scalars().all()
+    assert tables == []
+
+
+async def test_all_steps_are_one_transaction(
+    database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The last step fails half-way: the tables of the first one go too."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(migrations.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "9998_half.py").write_text(
+        "from alembic import op\n"
+        f"revision, down_revision = '9998', '{migrations.head()}'\n"
+        "def upgrade():\n"
+        "    op.execute('CREATE TABLE half (id INTEGER)')\n"
+        "    op.execute('INSERT INTO no_such_table VALUES (1)')\n"
+    )
+    monkeypatch.setattr(steps, "FOLDER", folder)
+    with pytest.raises(StorageUnavailable) as caught:
+        await migrations.upgrade(database)
+    assert "no_such_table" in str(caught.value.__cause__)
     async with database.read() as session:
         tables = (await session.execute(text("SELECT name FROM sqlite_master"))).scalars().all()
     assert tables == []

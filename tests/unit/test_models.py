@@ -129,10 +129,145 @@ def test_check_finds_broken_routes(tmp_path: Path) -> None:
         "a runs on a server and needs urls",
         "no card 'zz'",
         "alias x",
-        "alias (default)",
-        "annotator",
+        "default: there is no model or route 'nobody'",
+        "annotator: there is no model or route 'none'",
     ):
         assert part in problems, part
+
+
+def problems_of(folder: Path, routes: str, *, show_hidden: bool = False, **cards: str) -> list[str]:
+    """Return what `load` says to cards by id (more lines for each) and a routes file."""
+    models = folder / "models"
+    models.mkdir()
+    for name, more in cards.items():
+        (models / f"{name}.yaml").write_text(CARD.format(id=name) + more)
+    (folder / "routes.yaml").write_text(routes)
+    try:
+        load(
+            models,
+            folder / "routes.yaml",
+            engines=["echo"],
+            parsers=["plain"],
+            show_hidden=show_hidden,
+        )
+    except CardError as error:
+        return error.problems
+    return []
+
+
+HIDDEN = "embedded: true\nhidden: true\naliases: [mock]\n"
+TO_HIDDEN = """
+default: {name}
+aliases: {{x: {name}}}
+routes: {{y: {{targets: [{{card: fake}}]}}}}
+"""
+
+
+@pytest.mark.parametrize("name", ["fake", "mock"])
+def test_routes_are_checked_against_the_cards_that_are_served(tmp_path: Path, name: str) -> None:
+    problems = problems_of(tmp_path, TO_HIDDEN.format(name=name), fake=HIDDEN)
+    assert problems == [
+        "route y: there is no card 'fake'; it is hidden",
+        f"alias x: there is no model or route '{name}'; it is hidden",
+        f"default: there is no model or route '{name}'; it is hidden",
+    ]
+
+
+def test_hidden_cards_may_be_routed_to_when_they_are_shown(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, TO_HIDDEN.format(name="mock"), show_hidden=True, fake=HIDDEN) == []
+
+
+@pytest.mark.parametrize(
+    ("routes", "problem"),
+    [
+        ("default: a\naliases: {a: b}", "alias a: this is the name of 'a' already"),
+        ("default: a\naliases: {small: b}", "alias small: this is the name of 'a' already"),
+        (
+            "default: a\naliases: {r: default}\nroutes: {r: {targets: [{card: b}]}}",
+            "alias r: this is the name of 'r' already, and would mean 'a'",
+        ),
+        (
+            "default: a\nroutes: {small: {targets: [{card: b}]}}",
+            "a: its alias 'small' is the name of a route",
+        ),
+        (
+            "default: a\nroutes: {default: {targets: [{card: b}]}}",
+            "route default: the name 'default' is reserved",
+        ),
+        ("default: a\naliases: {default: b}", "alias default: the name 'default' is reserved"),
+        (
+            "default: a\nroutes: {r: {targets: [{card: a, weight: 0}, {card: b, weight: 0}]}}",
+            "route r: the weights are all 0",
+        ),
+        (
+            "default: a\nroutes: {r: {sticky: file, targets: [{card: a}]}}",
+            "route r: sticky: file is not supported yet",
+        ),
+        ("default: a\nannotator: b", "annotator: not supported yet"),
+    ],
+)
+def test_routes_that_would_not_do_what_they_say(tmp_path: Path, routes: str, problem: str) -> None:
+    found = problems_of(
+        tmp_path, routes, a="embedded: true\naliases: [small]\n", b="embedded: true\n"
+    )
+    assert len(found) == 1
+    assert found[0].startswith(problem)
+
+
+def test_an_alias_may_repeat_what_is_so_anyway(tmp_path: Path) -> None:
+    routes = "default: small\naliases: {a: default, small: a, latest: default}"
+    assert problems_of(tmp_path, routes, a="embedded: true\naliases: [small]\n") == []
+
+
+def test_no_card_is_called_default(tmp_path: Path) -> None:
+    found = problems_of(
+        tmp_path, "default: a", a="embedded: true\n", b="embedded: true\naliases: [default]\n"
+    )
+    assert found == ["b: the name 'default' is reserved"]
+
+
+def test_what_cannot_be_read_is_a_problem_and_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "models" / "b.yaml").mkdir(parents=True)
+    (tmp_path / "models" / "c.yaml").write_text("name: 2026-02-30\n")
+    (tmp_path / "models" / "d.yaml").write_text(CARD.format(id="d").replace("plain", "odd"))
+    (tmp_path / "routes.yaml").mkdir()
+    with pytest.raises(CardError) as caught:
+        load(tmp_path / "models", tmp_path / "routes.yaml", engines=["echo"], parsers=["plain"])
+    assert caught.value.problems == [
+        "b.yaml: not readable: Is a directory",
+        "c.yaml: not readable as YAML: day is out of range for month",
+        "d: parser 'odd' does not exist; known: plain",
+        "routes.yaml: not readable: Is a directory",
+    ]
+
+
+def test_a_message_repeats_only_the_beginning_of_a_long_name() -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        make_registry().choose("data:" + "a" * 95 + "SECRET", "org")
+    assert str(caught.value) == f"There is no model 'data:{'a' * 95}…'. Models here: cpu."
+    with pytest.raises(UnknownModelError, match=f"'{'a' * 100}'"):
+        make_registry().choose("a" * 100, "org")
+
+
+def test_a_route_may_choose_anew_for_each_request() -> None:
+    targets = [{"card": "cpu"}, {"card": "org/vlm", "urls": ["http://gpu/v1"]}]
+
+    def answers(sticky: str) -> set[str]:
+        registry = make_registry(routes={"mix": {"sticky": sticky, "targets": targets}})
+        return {registry.choose("mix", "org").card.id for _ in range(100)}
+
+    assert len(answers("org")) == 1
+    assert answers("request") == {"cpu", "org/vlm"}
+
+
+def test_an_annotator_annotates_for_all() -> None:
+    assert make_registry(annotator="org/vlm").annotators() == ["cpu"]
+
+
+def test_an_alias_of_the_default_is_listed_whatever_the_default_is_called() -> None:
+    registry = make_registry(default="small", aliases={"latest": "default", "cpu": "cpu"})
+    assert registry.aliases("cpu") == ["latest", "small"]
+    assert [card.id for card in registry.cards_of("cpu")] == ["cpu"]
 
 
 def test_the_cards_that_ship_are_right() -> None:

@@ -6,17 +6,21 @@ Why one door: the two share a path and an answer, so the answer is the superset 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from files_api.callers import Caller
 from files_api.kit import errors
 from files_api.kit.observe import request_id
-from files_api.kit.web import documented, door_route, read_json, until_gone
+from files_api.kit.web import documented, door_route, until_gone
 from ocr_api.apis import Door, Services
-from ocr_api.apis.mistral.answer import to_wire
+from ocr_api.apis.mistral.answer import Answer
 from ocr_api.apis.mistral.body import FileOcrBody, OcrBody, source_of, to_options
+from ocr_api.apis.mistral.wire import OcrAnswer
 from ocr_api.request import FileSource, OcrRequest
 
 _COMMON = (
@@ -33,11 +37,14 @@ _COMMON = (
     errors.ModelUnknown,
     errors.ModelUnavailable,
     errors.AnnotationUnsupported,
+    errors.AnswerTooLarge,
     errors.InvalidFileId,
     errors.FileNotFound,
     errors.TooLarge,
     errors.ValidationFailed,
     errors.PageFailed,
+    errors.Unavailable,
+    errors.Overloaded,
     errors.StorageUnavailable,
     errors.EngineUnavailable,
     errors.StorageFull,
@@ -57,6 +64,7 @@ class Mistral(Door):
     def router(self, services: Services) -> APIRouter:
         """Return the two routes."""
         router = APIRouter(route_class=door_route(), tags=["ocr"])
+        read = services.bodies.read
 
         @router.post(
             "/v1/ocr",
@@ -65,8 +73,9 @@ class Mistral(Door):
         )
         async def read_document(request: Request, caller: Caller) -> Response:
             """Read a document that the request names or holds."""
-            body = await read_json(request, OcrBody, services.max_body_bytes)
-            return await _read(services, request, caller, OcrRequest(source_of(body)), body)
+            async with read(request, OcrBody) as body:
+                wanted = OcrRequest(source_of(body), body.model, to_options(body), request_id.get())
+                return await _read(services, request, caller, wanted)
 
         @router.post(
             "/v1/files/{file_id}/ocr",
@@ -75,35 +84,47 @@ class Mistral(Door):
         )
         async def read_file(file_id: str, request: Request, caller: Caller) -> Response:
             """Read an uploaded file; the body may be absent."""
-            body = await read_json(request, FileOcrBody, services.max_body_bytes, absent={})
-            return await _read(services, request, caller, OcrRequest(FileSource(file_id)), body)
+            async with read(request, FileOcrBody, absent={}) as body:
+                source = FileSource(file_id, "file_id")
+                wanted = OcrRequest(source, body.model, to_options(body), request_id.get())
+                return await _read(services, request, caller, wanted)
 
         return router
 
 
 async def _read(
-    services: Services, request: Request, caller: Caller, wanted: OcrRequest, body: FileOcrBody
+    services: Services, request: Request, caller: Caller, wanted: OcrRequest
 ) -> Response:
-    options = to_options(body)
-    full = OcrRequest(wanted.source, body.model, options, request_id.get())
-    result = await until_gone(request, services.pipeline.run(full, caller))
-    return Response(
-        to_wire(result, options),
-        media_type="application/json",
-        headers={"x-recto-card": result.card},
-    )
+    """Read the document while its client waits; stop when the client leaves."""
+
+    async def work() -> tuple[list[bytes], str, list[str]]:
+        answer = Answer(wanted.options, services.max_answer_bytes)
+        async with (
+            services.pipeline.open(wanted, caller) as run,
+            aclosing(services.pipeline.pages(run)) as pages,
+        ):
+            async for page in pages:
+                answer.add(page)
+        return answer.pieces(run), run.choice.card.id, answer.warned(run)
+
+    pieces, card, warned = await until_gone(request, work())
+    headers = {"x-recto-card": card, "Content-Length": str(sum(map(len, pieces)))}
+    if warned:
+        # The Mistral SDK drops keys that it does not know; a header reaches its users' hooks.
+        headers["x-recto-warnings"] = ", ".join(warned)
+    return StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
+
+
+async def _each(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 _ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The document's pages.",
-        "content": {"application/json": {"schema": {"type": "object"}}},
-    }
+    200: {"description": "The document's pages.", "model": OcrAnswer}
 }
 
 
 def _documented_body(model: type[FileOcrBody], *, required: bool) -> dict[str, Any]:
-    schema = model.model_json_schema()
-    return {
-        "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
-    }
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": required, "content": content}}

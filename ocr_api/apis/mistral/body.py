@@ -11,35 +11,64 @@ from files_api.kit.errors import MissingDocument, ValidationFailed
 from ocr_api.request import FileSource, InlineSource, OcrOptions, Source, UrlSource
 from ocr_api.selection import PageSelection
 
+MAX_PROMPT = 32_768
+"""Most characters of a prompt; more than any model's context has room for."""
+
 
 class FileOcrBody(BaseModel):
     """How to read an uploaded file. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str | None = Field(None, description="Public model name; absent means the default.")
+    model: str | None = Field(
+        None, max_length=200, description="Public model name; absent means the default."
+    )
     pages: Any = Field(
         None,
         description="Index from 0, list of indices, or a string such as '0-2,5'; at most 1000.",
         examples=["0-2"],
+        json_schema_extra={
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string"},
+                {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 1000},
+                {"type": "null"},
+            ]
+        },
     )
-    prompt: str | None = Field(None, description="What the model is asked; default: its own.")
+    prompt: str | None = Field(
+        None, max_length=MAX_PROMPT, description="What the model is asked; default: its own."
+    )
     document_annotation_prompt: str | None = Field(
-        None, description="Like prompt, and the output also fills document_annotation."
+        None,
+        max_length=MAX_PROMPT,
+        description="Like prompt, and the output also fills document_annotation.",
     )
-    document_annotation_format: dict[str, Any] | None = None
-    bbox_annotation_format: dict[str, Any] | None = None
+    document_annotation_format: dict[str, Any] | None = Field(
+        None, description="{type: json_schema, json_schema: {name, schema}} for the document."
+    )
+    bbox_annotation_format: dict[str, Any] | None = Field(
+        None, description="The same, for each picture."
+    )
     include_image_base64: bool | None = Field(None, description="Put pictures into the answer.")
-    image_limit: Annotated[int, Field(ge=0)] | None = None
+    image_limit: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Most pictures in the whole answer; 0 means none."
+    )
     image_min_size: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Least width and height of a picture, in pixels."
     )
-    table_format: Literal["markdown", "html"] | None = None
-    extract_header: bool | None = None
-    extract_footer: bool | None = None
+    table_format: Literal["markdown", "html"] | None = Field(
+        None, description="Move tables out of the markdown, in this format."
+    )
+    extract_header: bool | None = Field(None, description="Move the running header out.")
+    extract_footer: bool | None = Field(None, description="Move the running footer out.")
     include_blocks: bool | None = Field(None, description="Put layout blocks into the answer.")
-    confidence_scores_granularity: Literal["word", "page", "block"] | None = None
-    skip_special_tokens: bool | None = None
+    confidence_scores_granularity: Literal["word", "page", "block"] | None = Field(
+        None, description="Put confidence scores into the answer."
+    )
+    skip_special_tokens: bool | None = Field(
+        None, description="Strip the model's own markup from its output; the default."
+    )
     allow_partial: bool | None = Field(
         None, description="Answer with the pages that could be read; the others carry an error."
     )
@@ -47,19 +76,19 @@ class FileOcrBody(BaseModel):
     @field_validator("document_annotation_format", "bbox_annotation_format")
     @classmethod
     def _only_schemas(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is None or value.get("type") in {"text", "json_object"}:
+        if value is None:
             return None
-        schema = value.get("json_schema")
-        if not isinstance(schema, Mapping) or not isinstance(schema.get("schema"), Mapping):
-            # pydantic turns a ValueError, and no TypeError, into a 422.
-            raise ValueError(  # noqa: TRY004
-                "takes {type: json_schema, json_schema: {name, schema}}"
-            )
+        kind, described = value.get("type", "json_schema"), value.get("json_schema")
+        schema = described.get("schema") if isinstance(described, Mapping) else None
+        if kind != "json_schema" or not isinstance(schema, Mapping):
+            raise ValueError("takes {type: json_schema, json_schema: {name, schema}} only")
         return value
 
 
 class OcrBody(FileOcrBody):
     """A document and how to read it."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["document"]})
 
     document: Any = Field(
         None,
@@ -67,6 +96,7 @@ class OcrBody(FileOcrBody):
             "{type: document_url, document_url}, {type: image_url, image_url}, "
             "{type: file, file_id}, or {type: content, document_content}; type may be missing."
         ),
+        json_schema_extra={"type": "object"},
         examples=[{"type": "document_url", "document_url": "https://example.com/document.pdf"}],
     )
 
@@ -136,7 +166,7 @@ def source_of(body: OcrBody) -> Source:
     if not value.strip():
         raise MissingDocument(param=param)
     if key == "file_id":
-        return FileSource(value)
+        return FileSource(value, param)
     if key in {"document_url", "image_url"}:
-        return UrlSource(value)
+        return UrlSource(value, param)
     return InlineSource(value, param)

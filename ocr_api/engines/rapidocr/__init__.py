@@ -38,7 +38,8 @@ class RapidOcr(Engine):
 
         Raises:
             EngineUnavailable: no child can be started, or it cannot load its models.
-            PageFailed: the page took too long or too much memory, or the child failed at it.
+            PageFailed: the page took too long or too much memory, or the child failed at it;
+                where the child died, a fresh one was tried and died too.
         """
         if task.page.blank:
             return Reading()
@@ -50,7 +51,7 @@ class RapidOcr(Engine):
         except ChildTimedOut as error:
             raise PageFailed(f"{page} took longer than {seconds:g} seconds to read.") from error
         except ChildDied as error:
-            raise PageFailed(f"{page} ended the CPU engine's process: {error}.") from error
+            raise PageFailed(f"{page} ended the CPU engine's process twice: {error}.") from error
         except TaskRefused as error:
             if error.code == "no_models":
                 raise EngineUnavailable(f"The CPU engine cannot start: {error.message}.") from error

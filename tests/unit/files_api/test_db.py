@@ -126,6 +126,32 @@ async def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
         await database.close()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_was_deleted_or_replaced_takes_nothing(
+    database: Database, tmp_path: Path, replaced: bool
+) -> None:
+    """R1: SQLite itself would go on, and all of it would be gone after a restart."""
+    await write(database, "before")
+    path = tmp_path / "a b.db"
+    kept = path.rename(tmp_path / "moved.db")
+    if replaced:
+        path.write_bytes(kept.read_bytes())
+    for use in (database.check(), write(database, "after"), database.run_sync(lambda _: None)):
+        with pytest.raises(StorageUnavailable):
+            await use
+    assert path.exists() == replaced
+    kept.replace(path)
+    await database.check()
+    await write(database, "again")
+    assert await count(database) == 2
+
+
+async def test_a_database_in_memory_has_no_file() -> None:
+    database = Database("sqlite://")
+    await database.check()
+    await database.close()
+
+
 async def test_a_violated_rule_stays_what_it_is(database: Database) -> None:
     with pytest.raises(IntegrityError):
         async with database.unit() as session:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from files_api.accounts import Principal, ensure_local
 from files_api.blobs import BlobStore, open_store
-from files_api.files import Files, Filters
+from files_api.files import FileRecord, Files, Filters
 from files_api.kit.db import Base, Database
 from files_api.kit.errors import (
     FileNotFound,
@@ -24,7 +25,7 @@ from files_api.kit.errors import (
     TooLarge,
 )
 from files_api.links import Links
-from files_api.tables import Organisation
+from files_api.tables import Organisation, StoredFileRow
 
 STRANGER = Principal("0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 NOBODY = Principal("0193ffff-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
@@ -63,15 +64,27 @@ async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
+async def keep(
+    store: Store,
+    *chunks: bytes,
+    who: Principal | None = None,
+    name: str = "a.pdf",
+    expires_in: int | None = None,
+) -> FileRecord:
+    who = who or store.me
+    received = await store.files.receive(who, stream(*chunks))
+    return await store.files.keep(who, received, name, "ocr", expires_in=expires_in)
+
+
 async def put(store: Store, content: bytes = b"%PDF-1.7", expires_in: int | None = None) -> str:
-    record = await store.files.put(store.me, "a.pdf", "ocr", stream(content), expires_in=expires_in)
+    record = await keep(store, content, expires_in=expires_in)
     store.now = max(store.now, record.created_at)
     return record.id
 
 
 async def test_a_stored_file_is_read_back(store: Store) -> None:
     chunks = [b"%P", b"DF-", b"x" * 900]
-    record = await store.files.put(store.me, "../ä.pdf", "ocr", stream(*chunks))
+    record = await keep(store, *chunks, name="../ä.pdf")
     content = b"".join(chunks)
     assert (record.filename, record.media_type) == ("ä.pdf", "application/pdf")
     assert (record.bytes, record.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -97,7 +110,7 @@ async def test_the_limit_is_inclusive(store: Store) -> None:
 
 async def test_when_the_row_fails_the_blob_goes(store: Store) -> None:
     with pytest.raises(IntegrityError):
-        await store.files.put(NOBODY, "a.pdf", "ocr", stream(b"x"))
+        await keep(store, b"x", who=NOBODY)
     assert store.blob_files() == []
 
 
@@ -136,7 +149,7 @@ async def test_a_commit_that_went_through_unheard_is_a_success(
             raise StorageUnavailable
 
     monkeypatch.setattr(store.database, "unit", Unheard)
-    record = await store.files.put(store.me, "a.pdf", "ocr", stream(b"x"))
+    record = await keep(store, b"x")
     assert await store.files.get(store.me, record.id) == record
 
 
@@ -190,6 +203,49 @@ async def test_an_expired_file_is_gone_everywhere(store: Store) -> None:
         await store.files.read_link(url)
 
 
+async def test_expired_files_are_deleted_with_all_that_hangs_on_them(store: Store) -> None:
+    short = [await put(store, expires_in=3600) for _ in range(5)]
+    other = (await keep(store, b"x", who=STRANGER, expires_in=3600)).id
+    stays = [await put(store), await put(store, expires_in=7200)]
+    store.now = (await store.files.get(STRANGER, other)).created_at + 3599
+    assert await store.files.expire() == 0
+    seen: set[tuple[str, str]] = set()
+
+    async def hook(principal: Principal, which: str) -> None:
+        seen.add((principal.org_id, which))
+
+    store.files.on_delete.append(hook)
+    store.now += 1
+    assert await store.files.expire(batch=2) == 6
+    assert seen == {(STRANGER.org_id, other), *((store.me.org_id, which) for which in short)}
+    assert sorted(path.name for path in store.blob_files()) == sorted(stays)
+    async with store.database.read() as session:
+        assert set((await session.execute(select(StoredFileRow.id))).scalars()) == set(stays)
+    assert await store.files.expire() == 0
+
+
+async def test_an_expired_file_whose_hook_fails_waits_and_holds_up_none(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck, *others = [await put(store, expires_in=60) for _ in range(3)]
+    broken = True
+
+    async def hook(_: Principal, which: str) -> None:
+        if broken and which == stuck:
+            raise StorageUnavailable
+
+    store.files.on_delete.append(hook)
+    store.now += 60
+    assert await store.files.expire(batch=1) == len(others)
+    assert [path.name for path in store.blob_files()] == [stuck]
+    assert [record.facts for record in caplog.records] == [  # type: ignore[attr-defined]
+        {"file_id": stuck, "code": "storage_unavailable"}
+    ]
+    broken = False
+    assert await store.files.expire(batch=1) == 1
+    assert store.blob_files() == []
+
+
 async def test_links_that_are_given_back(store: Store) -> None:
     file_id = await put(store)
     url, expires_at = await store.files.sign(store.me, file_id, BASE, 60)
@@ -221,6 +277,34 @@ async def test_a_deleted_file_ends_its_links(store: Store) -> None:
             pass
     with pytest.raises(FileNotFound):
         await store.files.delete(store.me, file_id)
+
+
+async def test_a_link_whose_file_goes_while_it_is_opened(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = await put(store)
+    url, _ = await store.files.sign(store.me, file_id, BASE, 60)
+    real, asked = store.files.get, 0
+
+    async def get(principal: Principal, which: str) -> FileRecord:
+        nonlocal asked
+        asked += 1
+        record = await real(principal, which)
+        store.blob_files()[0].unlink()
+        return record
+
+    monkeypatch.setattr(store.files, "get", get)
+    with pytest.raises(InvalidLink):
+        async with store.files.open_link(url):
+            pass
+    assert asked == 1
+
+
+async def test_an_error_of_who_reads_a_link_is_not_the_links(store: Store) -> None:
+    url, _ = await store.files.sign(store.me, await put(store), BASE, 60)
+    with pytest.raises(FileNotFound):
+        async with store.files.open_link(url):
+            raise FileNotFound
 
 
 async def test_what_hangs_on_a_file_goes_before_it(store: Store) -> None:

@@ -70,22 +70,18 @@ def last_letters(sig: str) -> list[str]:
     return [sig[:-1] + letter for letter in alphabet if letter != sig[-1]]
 
 
-def tampered() -> list[tuple[str, ParsedLink]]:
-    """Return method and link: each was changed somewhere after it was signed."""
+def tampered() -> list[ParsedLink]:
+    """Return links that were each changed somewhere after they were signed."""
     good = link_of(Links(SECRET))
     parts = asdict(good)
     variants = [
-        ("GET", ParsedLink(**{**parts, name: text}))
+        ParsedLink(**{**parts, name: text})
         for name, value in parts.items()
         for text in texts_near(value)
     ]
-    variants += [("GET", ParsedLink(**{**parts, "sig": sig})) for sig in last_letters(good.sig)]
-    variants += [
-        (method, good)
-        for method in ("HEAD", "POST", "PUT", "DELETE", "get", "", "GET ", "GET\nGET", "*")
-    ]
+    variants += [ParsedLink(**{**parts, "sig": sig}) for sig in last_letters(good.sig)]
     numbers = (NOW + 3601, NOW + 3599, 0, -1, 2**63, NOW + MAX_HOURS * 3600)
-    variants += [("GET", ParsedLink(**{**parts, "exp": str(number)})) for number in numbers]
+    variants += [ParsedLink(**{**parts, "exp": str(number)}) for number in numbers]
     forms = (
         f"{NOW + 3600}.0",
         f"0{NOW + 3600}",
@@ -94,14 +90,14 @@ def tampered() -> list[tuple[str, ParsedLink]]:
         "1.8e9",
         "\uff11\uff12",
     )
-    variants += [("GET", ParsedLink(**{**parts, "exp": form})) for form in forms]
+    variants += [ParsedLink(**{**parts, "exp": form}) for form in forms]
     variants += [
-        ("GET", ParsedLink(**{**parts, "org": OTHER_ORG})),
-        ("GET", ParsedLink(**{**parts, "file_id": OTHER_FILE})),
-        ("GET", ParsedLink(**{**parts, "org": FILE, "file_id": ORG})),
-        ("GET", ParsedLink(**{**parts, "org": f"{ORG}\n{FILE}", "file_id": ""})),
-        ("GET", link_of(Links(OLDER))),
-        ("GET", ParsedLink(**{**asdict(link_of(Links(OLDER))), "kid": good.kid})),
+        ParsedLink(**{**parts, "org": OTHER_ORG}),
+        ParsedLink(**{**parts, "file_id": OTHER_FILE}),
+        ParsedLink(**{**parts, "org": FILE, "file_id": ORG}),
+        ParsedLink(**{**parts, "org": f"{ORG}\n{FILE}", "file_id": ""}),
+        link_of(Links(OLDER)),
+        ParsedLink(**{**asdict(link_of(Links(OLDER))), "kid": good.kid}),
     ]
     return variants
 
@@ -109,25 +105,25 @@ def tampered() -> list[tuple[str, ParsedLink]]:
 def test_tampered_links_are_forbidden() -> None:
     """R11: 0 of at least 400 variants are accepted."""
     verifier = Links(SECRET, OLD)
-    verifier.verify_parsed(link_of(Links(SECRET)), NOW)
+    verifier.verify(link_of(Links(SECRET)), NOW)
     variants = tampered()
     assert len(variants) >= 400
     accepted = []
-    for method, link in variants:
+    for link in variants:
         try:
-            verifier.verify(method, link.file_id, link.org, link.exp, link.kid, link.sig, NOW)
+            verifier.verify(link, NOW)
         except LinkForbidden:
             continue
-        accepted.append((method, link))
+        accepted.append(link)
     assert accepted == []
 
 
 def test_the_previous_key_verifies_and_a_retired_one_does_not() -> None:
     old = link_of(Links(OLD))
-    Links(SECRET, OLD).verify_parsed(old, NOW)
+    Links(SECRET, OLD).verify(old, NOW)
     assert link_of(Links(SECRET, OLD)).kid == link_of(Links(SECRET)).kid
     with pytest.raises(LinkForbidden):
-        Links(SECRET).verify_parsed(old, NOW)
+        Links(SECRET).verify(old, NOW)
     assert Links(SECRET).parse(Links(OLD).sign("http://h", ORG, FILE, NOW + 1)) is None
 
 
@@ -135,14 +131,14 @@ def test_the_previous_key_verifies_and_a_retired_one_does_not() -> None:
 def test_too_late_and_too_early(now: int) -> None:
     link = link_of(Links(SECRET))
     with pytest.raises(LinkForbidden):
-        Links(SECRET).verify_parsed(link, now)
+        Links(SECRET).verify(link, now)
 
 
 def test_the_longest_life() -> None:
     signer = Links(SECRET)
-    signer.verify_parsed(link_of(signer, MAX_HOURS * 3600), NOW)
+    signer.verify(link_of(signer, MAX_HOURS * 3600), NOW)
     with pytest.raises(LinkForbidden):
-        signer.verify_parsed(link_of(signer, MAX_HOURS * 3600 + 1), NOW)
+        signer.verify(link_of(signer, MAX_HOURS * 3600 + 1), NOW)
 
 
 def test_any_host_is_ours_and_other_urls_are_not() -> None:
@@ -152,7 +148,7 @@ def test_any_host_is_ours_and_other_urls_are_not() -> None:
     for same in (url, f"http://10.0.0.1:8000{path}", path, url.replace("&", "&", 1)):
         parsed = signer.parse(same)
         assert parsed is not None
-        signer.verify_parsed(parsed, NOW)
+        signer.verify(parsed, NOW)
     others = [
         f"{url}&x=1",
         f"{url}&",

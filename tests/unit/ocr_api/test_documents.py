@@ -339,6 +339,7 @@ async def test_what_is_no_url_to_fetch(house: House, url: str) -> None:
     error = await house.fail(UrlSource(url))
     assert type(error) is FetchRefused
     assert error.param == "document.document_url"
+    assert (await house.fail(UrlSource(url, "document_url"))).param == "document_url"
 
 
 async def test_our_own_link_is_read_in_process(house: House) -> None:
@@ -364,6 +365,7 @@ async def test_an_uploaded_file(house: House) -> None:
     ):
         assert isinstance(error, FileNotFound)
         assert error.param == "document.file_id"
+    assert (await house.fail(FileSource("f2", "file_id"))).param == "file_id"
 
 
 async def test_an_uploaded_file_whose_content_is_gone(house: House) -> None:

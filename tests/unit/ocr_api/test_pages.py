@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from files_api.kit.errors import (
     Unavailable,
 )
 from model_registry.card import Render
+from ocr_api import pages as pages_module
 from ocr_api.pages import DrawnPage, Limits, Pages
 from ocr_api.result import Box
 from tests import samples
@@ -400,7 +402,7 @@ async def test_a_bomb_costs_one_page(tmp_path: Path, bomb: str) -> None:
 
 async def test_a_closed_room_does_not_blame_the_document(tmp_path: Path) -> None:
     pages = Pages(1, LIMITS, max_pixels=1_000_000)
-    await pages.warm()
+    pages.warm()
     await pages.close()
     with pytest.raises(Unavailable):
         await Desk(pages, tmp_path).draw(samples.text_pdf(["x"]))
@@ -412,3 +414,82 @@ async def test_a_file_that_changed_is_read_anew(desk: Desk) -> None:
     path.write_bytes(samples.text_pdf(["x", "y"]))
     os.utime(path, ns=(1, 1))
     assert await desk.pages.count(path, PDF) == 2
+
+
+# --- processes that die --------------------------------------------------------------------------
+
+DYING = """
+import os, signal, time
+from pathlib import Path
+
+def handle(header, payload):
+    folder = Path(header["path"])
+    fates = header["type"].split()
+    tried = len(list(folder.iterdir()))
+    (folder / str(tried)).touch()
+    if fates[tried] == "LIVES":
+        return {"count": 7}, b""
+    if fates[tried] == "SLEEPS":
+        time.sleep(60)
+    os.kill(os.getpid(), getattr(signal, fates[tried]))
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fates", "error"),
+    [
+        ("SIGKILL LIVES", None),
+        ("SIGABRT LIVES", None),
+        ("SIGKILL SIGKILL", Unavailable),
+        ("SIGABRT SIGABRT", DocumentTooComplex),
+        ("SIGKILL SIGABRT", DocumentTooComplex),
+        ("SLEEPS", DocumentTooComplex),
+        ("SIGABRT SLEEPS", DocumentTooComplex),
+    ],
+)
+async def test_a_document_is_blamed_for_what_it_does_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fates: str, error: type[AppError] | None
+) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pages_module, "_ENTRY", "dying:handle")
+    pages, tries = Pages(1, Limits(1 << 30, 0.5), 1), tmp_path / "tries"
+    tries.mkdir()
+    try:
+        if error is None:
+            assert await pages.count(tries, fates) == 7
+        else:
+            with pytest.raises(error) as caught:
+                await pages.count(tries, fates)
+            assert type(caught.value) is error
+    finally:
+        await pages.close()
+    assert len(list(tries.iterdir())) == len(fates.split())
+
+
+async def test_warming_and_a_problem_that_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = Pages(2, LIMITS, max_pixels=1_000_000)
+    desk = Desk(pages, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/no/python")
+        pages.warm()
+        with pytest.raises(Unavailable):
+            await desk.count(samples.text_pdf(["x"]))
+    problem = pages.problem()
+    assert problem is not None
+    assert problem.startswith("No process that draws pages can be started: cannot start a child")
+    pages.warm()
+    assert await desk.count(samples.text_pdf(["x"])) == 1
+    assert pages.problem() is None
+    assert len(pages._pool._children) == 1
+    await pages.close()
+    assert pages.problem() is not None
+
+
+async def test_only_drawing_keeps_its_buffers() -> None:
+    pages = Pages(1, LIMITS, max_pixels=1)
+    assert pages._pool._limits.keeps_buffers
+    assert not LIMITS.keeps_buffers

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from files_api.accounts import Principal
-from files_api.kit.errors import EngineUnavailable, PageFailed
+from files_api.kit.errors import EngineUnavailable, PageFailed, StorageFull
 from model_registry.card import Card
 from model_registry.registry import Registry
 from model_registry.routing import Routes
@@ -142,6 +142,25 @@ async def test_a_truncated_page_says_so(make: Make, request_of: Callable[..., Oc
     assert [warning.code for warning in result.pages[0].warnings] == ["truncated"]
 
 
+async def test_doubtful_pages_say_so(make: Make, request_of: Callable[..., OcrRequest]) -> None:
+    result = await make(failing.Mumbling()).run(request_of(2), ME)
+    codes = [[warning.code for warning in page.warnings] for page in result.pages]
+    assert codes == [["nothing_read"], []]
+
+
+async def test_an_engine_with_one_place_has_two_pages_waiting(
+    make: Make, request_of: Callable[..., OcrRequest]
+) -> None:
+    engine = failing.Hanging(after=0)
+    engine.places = 1
+    work = asyncio.create_task(make(engine).run(request_of(9), ME))
+    await engine.hangs.wait()
+    await engine.two.wait()
+    assert engine.most_at_once == 2
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+
+
 async def test_in_order_leaves_nothing_running_after_a_break() -> None:
     running: set[int] = set()
 
@@ -157,6 +176,25 @@ async def test_in_order_leaves_nothing_running_after_a_break() -> None:
     assert [await anext(stream), await anext(stream)] == [0, 1]
     await stream.aclose()
     assert running == set()
+
+
+async def test_an_answer_survives_a_usage_row_that_cannot_be_written(
+    make: Make,
+    request_of: Callable[..., OcrRequest],
+    entries: list[Entry],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pipeline = make(failing.Refusing(set(), PageFailed))
+    pipeline._record = _no_room
+    result = await pipeline.run(request_of(2), ME)
+    assert [page.markdown for page in result.pages] == ["page 0", "page 1"]
+    (line,) = [record for record in caplog.records if record.message == "usage_lost"]
+    facts = vars(line)["facts"]
+    assert (facts["pages"], facts["org"], facts["code"]) == (2, "org", "storage_full")
+
+
+async def _no_room(principal: Principal, entry: Entry) -> None:
+    raise StorageFull
 
 
 class _Nothing(Engine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from typing import Any
 import pytest
 import uvloop
 
+from ocr_api import processes
 from ocr_api.processes import (
     ChildDied,
+    ChildKilled,
     ChildTimedOut,
     Limits,
     Pool,
     PoolUnavailable,
     TaskRefused,
 )
+from ocr_api.processes.link import Child
 
 HANDLERS = """
-import os, resource, stat, sys
+import os, resource, signal, stat, sys, time
 from pathlib import Path
 from ocr_api.processes import Refusal
 
@@ -51,6 +55,23 @@ def do_abort(header, payload):
 def do_exit(header, payload):
     os._exit(3)
 
+def do_fate(header, payload):
+    # An empty file for each try is all that a child may write.
+    folder = Path(header["path"])
+    fate = header["fates"][len(list(folder.iterdir()))]
+    (folder / str(os.getpid())).touch()
+    time.sleep(header.get("after", 0))
+    if fate:
+        os.kill(os.getpid(), getattr(signal, fate))
+        time.sleep(60)
+    return {"pid": os.getpid()}, b""
+
+def do_burn(header, payload):
+    until = time.process_time() + header["seconds"]
+    while time.process_time() < until:
+        pass
+    return {}, b""
+
 def do_spin(header, payload):
     while True:
         pass
@@ -72,9 +93,11 @@ def do_facts(header, payload):
         wrote = True
     except OSError:
         wrote = False
+    cpu = resource.getrlimit(resource.RLIMIT_CPU)[0] - time.process_time()
     status = Path("/proc/self/status").read_text() if Path("/proc/self/status").exists() else ""
     return {"limits": limits, "env": dict(os.environ), "wrote": wrote, "status": status,
-            "session": os.getsid(0), "pid": os.getpid(), "modules": sorted(sys.modules)}, b""
+            "session": os.getsid(0), "pid": os.getpid(), "modules": sorted(sys.modules),
+            "cpu": cpu}, b""
 """
 LIMITS = Limits(memory_bytes=1 << 30, seconds=20)
 
@@ -158,8 +181,111 @@ async def test_a_child_that_dies_costs_one_task(pool: Pool, do: str, how: str) -
     before = await pid(pool)
     with pytest.raises(ChildDied, match=how) as caught:
         await pool.call({"do": do})
-    assert not isinstance(caught.value, ChildTimedOut | PoolUnavailable)
+    assert not isinstance(caught.value, ChildTimedOut | ChildKilled | PoolUnavailable)
     assert await pid(pool) != before
+
+
+KILL, TERM, ABORT = "SIGKILL", "SIGTERM", "SIGABRT"
+
+
+@pytest.mark.parametrize(
+    ("fates", "outcome"),
+    [
+        ([KILL, ""], None),
+        ([ABORT, ""], None),
+        ([ABORT, ABORT], ChildDied),
+        ([KILL, ABORT], ChildDied),
+        ([ABORT, KILL], ChildDied),
+        ([KILL, KILL], ChildKilled),
+        ([TERM, KILL], ChildKilled),
+        (["SIGXCPU"], ChildTimedOut),
+        (["SIGALRM", "SIGALRM"], ChildDied),
+    ],
+)
+async def test_a_task_whose_child_died_gets_one_more(
+    pool: Pool, tmp_path: Path, fates: list[str], outcome: type[ChildDied] | None
+) -> None:
+    tries = tmp_path / "tries"
+    tries.mkdir()
+    before = await pid(pool, affinity="a")
+    task = pool.call({"do": "fate", "path": str(tries), "fates": fates}, affinity="a")
+    if outcome is None:
+        answer, _ = await task
+        assert answer["pid"] != before
+    else:
+        with pytest.raises(ChildDied) as caught:
+            await task
+        assert type(caught.value) is outcome
+    tried = [int(path.name) for path in tries.iterdir()]
+    assert len(tried) == len(fates)
+    assert before in tried
+    assert await pid(pool) not in tried or outcome is None
+
+
+async def test_a_time_out_is_not_repeated(pool: Pool, tmp_path: Path) -> None:
+    tries = tmp_path / "tries"
+    tries.mkdir()
+    header = {"do": "fate", "path": str(tries), "fates": ["", ""], "after": 30}
+    with pytest.raises(ChildTimedOut):
+        await pool.call(header, seconds=0.5)
+    assert len(list(tries.iterdir())) == 1
+
+
+async def test_both_tries_together_take_little_longer_than_one(pool: Pool, tmp_path: Path) -> None:
+    tries = tmp_path / "tries"
+    tries.mkdir()
+    header = {"do": "fate", "path": str(tries), "fates": [ABORT, ABORT], "after": 0.8}
+    with pytest.raises(ChildTimedOut, match=r"killed after 0\.[345]"):
+        await pool.call(header, seconds=1)
+    assert len(list(tries.iterdir())) == 2
+
+
+async def test_a_busy_child_that_is_killed_once_costs_nothing(pool: Pool, gate: Gate) -> None:
+    held = gate.hold(pool)
+    end = await gate.reached()
+    (child,) = pool._children
+    assert child._transport is not None
+    first = child._transport.get_pid()
+    os.kill(first, 9)
+    await asyncio.wait({child.gone})
+    os.close(end)
+    gate.open(await gate.reached(), b"second")
+    answer, _ = await held
+    assert answer["said"] == "second"
+    assert answer["pid"] != first
+
+
+async def test_the_second_try_is_on_a_new_child_and_makes_room_for_it(
+    pair: Pool, gate: Gate, tmp_path: Path
+) -> None:
+    tries = tmp_path / "tries"
+    tries.mkdir()
+    first = await pid(pair)
+    held = gate.hold(pair)
+    end = await gate.reached()
+    second = await pid(pair)
+    header = {"do": "fate", "path": str(tries), "fates": [ABORT, ""], "after": 0.3}
+    dying = asyncio.ensure_future(pair.call(header))
+    waiting = [asyncio.ensure_future(pid(pair)) for _ in range(3)]
+    third = (await dying)[0]["pid"]
+    assert third not in (first, second)
+    assert first not in {await task for task in waiting}
+    gate.open(end)
+    await held
+    assert len(pair._children) == 2
+
+
+async def test_a_used_child_makes_room_for_a_new_one(pair: Pool) -> None:
+    before = await _both(pair)
+    new = await pair._start_for_repeat()
+    assert new._transport is not None
+    assert new._transport.get_pid() not in before
+    assert len(pair._children) == 2
+
+
+async def _both(pair: Pool) -> set[int]:
+    """Return the ids of two children, both idle."""
+    return set(await asyncio.gather(pid(pair), pid(pair)))
 
 
 async def test_a_child_that_overruns_is_killed(pool: Pool) -> None:
@@ -341,16 +467,115 @@ async def test_warming_starts_the_child_that_the_first_call_uses(pool: Pool) -> 
     assert await pid(pool) == await pid(pool)
 
 
-async def test_an_idle_child_that_dies_is_noticed(pool: Pool) -> None:
+async def test_a_task_for_a_child_killed_while_idle_never_fails(pool: Pool) -> None:
     before = await pid(pool)
-    os.kill(before, 9)
-    while True:
+    for number in range(10):
+        os.kill(before, 9)
+        for _ in range(number):  # from "not noticed" to "long gone"
+            await asyncio.sleep(0.0005)
+        after = await pid(pool)
+        assert after != before
+        before = after
+
+
+async def test_children_that_all_die_before_their_task_are_no_fault_of_it(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = pool._spawn
+
+    async def doomed() -> Child:
+        child = await spawn()
+        child.kill(ChildDied("an accident"))
+        return child
+
+    monkeypatch.setattr(pool, "_spawn", doomed)
+    with pytest.raises(PoolUnavailable, match="before they take a task"):
+        await pid(pool)
+
+
+async def test_a_first_task_waits_for_the_child_that_is_warming(pair: Pool) -> None:
+    warming = asyncio.ensure_future(pair.warm())
+    await asyncio.sleep(0)
+    first = await pid(pair)
+    await warming
+    assert await pid(pair) == first
+    assert len(pair._children) == 1
+
+
+async def test_a_problem_is_told_until_a_start_works_or_it_is_old(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pool.problem() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/no/python")
+        warming = asyncio.ensure_future(pool.warm())
+        await asyncio.sleep(0)
+        with pytest.raises(PoolUnavailable):
+            await pid(pool)
+        with pytest.raises(PoolUnavailable):
+            await warming
+    assert pool.problem() == "cannot start a child: No such file or directory"
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "PROBLEM_SECONDS", 0.0)
+        assert pool.problem() is None
+    await pool.close()
+    assert pool.problem() == "the pool is closed"
+
+
+async def test_a_start_that_works_ends_the_problem(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/no/python")
+        with pytest.raises(PoolUnavailable):
+            await pool.warm()
+    assert pool.problem() is not None
+    await pid(pool)
+    assert pool.problem() is None
+
+
+async def test_cpu_time_is_limited_anew_for_each_task(pool: Pool, tmp_path: Path) -> None:
+    async def left() -> float:
+        facts, _ = await pool.call({"do": "facts", "path": str(tmp_path / "x")}, seconds=20)
+        return float(facts["cpu"])
+
+    assert 39 <= await left() <= 41
+    await pool.call({"do": "burn", "seconds": 1.5})
+    assert 39 <= await left() <= 41
+
+
+async def test_a_child_whose_parent_stands_still_ends_by_itself(pool: Pool) -> None:
+    await pid(pool)
+    spinning = asyncio.ensure_future(pool.call({"do": "spin"}, seconds=0.4))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    (child,) = pool._children
+    assert child._transport is not None
+    _stand_still_until_gone(child._transport.get_pid())
+    with pytest.raises(ChildTimedOut):
+        await spinning
+
+
+def _stand_still_until_gone(child: int) -> None:
+    """Block the event loop, as a stopped process would, while the child runs."""
+    until = time.monotonic() + 15
+    while time.monotonic() < until:
         try:
-            after = await pid(pool)
-            break
-        except ChildDied:
-            continue
-    assert after != before
+            if Path(f"/proc/{child}/stat").read_text().rsplit(") ", 1)[1].startswith("Z"):
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the child outlived its CPU time")
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+async def test_only_a_pool_that_asks_for_it_keeps_buffers(tmp_path: Path, keeps: bool) -> None:
+    pool = Pool("pool_handlers:handle", 1, Limits(1 << 30, 20, keeps_buffers=keeps))
+    facts, _ = await pool.call({"do": "facts", "path": str(tmp_path / "x")})
+    await pool.close()
+    assert ("MALLOC_MMAP_THRESHOLD_" in facts["env"]) is keeps
+    assert ("MALLOC_TRIM_THRESHOLD_" in facts["env"]) is keeps
 
 
 async def _story() -> list[Any]:
@@ -361,6 +586,8 @@ async def _story() -> list[Any]:
             await pool.call({"do": do})
         except (ChildDied, TaskRefused) as error:
             seen.append(type(error))
+    os.kill(await pid(pool), 9)
+    seen.append((await pool.call({"do": "echo"}, b"ab"))[1])
     left = asyncio.ensure_future(pool.call({"do": "spin"}, seconds=0.2))
     await asyncio.sleep(0)
     left.cancel()
@@ -373,4 +600,4 @@ async def _story() -> list[Any]:
 def test_both_event_loops(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     story: Coroutine[Any, Any, list[Any]] = _story()
     with asyncio.Runner(loop_factory=factory, debug=True) as runner:
-        assert runner.run(story) == [True, ChildDied, TaskRefused, 20]
+        assert runner.run(story) == [True, ChildDied, TaskRefused, b"ba", 20]

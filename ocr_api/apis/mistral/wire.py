@@ -1,0 +1,115 @@
+"""The shapes of the answer, as types: what `answer` builds and what OpenAPI shows are one thing."""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict
+
+
+class Corners(TypedDict):
+    """A box in pixels of the page's ``dimensions``."""
+
+    top_left_x: int
+    top_left_y: int
+    bottom_right_x: int
+    bottom_right_y: int
+
+
+class Size(TypedDict):
+    """Pixels."""
+
+    width: int
+    height: int
+
+
+class Dimensions(Size):
+    """The page as it was drawn for the model."""
+
+    dpi: int
+
+
+class Tokens(TypedDict):
+    """Tokens that the engine counted; 0 from an engine without tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class UsageInfo(Tokens):
+    """What the request used."""
+
+    pages_processed: int
+    doc_size_bytes: int
+
+
+class Warning(TypedDict):  # noqa: A001 - the field's word for it
+    """Something that was asked for and not done."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class Image(Corners):
+    """A picture on the page; ids are numbered across the document."""
+
+    id: str
+    image_base64: str | None
+    image_annotation: str | None
+    dimensions: Size
+
+
+class BlockScores(TypedDict):
+    """Confidence of a block, 0 to 1."""
+
+    average_content_confidence_score: float | None
+    minimum_content_confidence_score: float | None
+    block_type_confidence_score: float | None
+
+
+class Block(Corners):
+    """A piece of the page, in reading order; ``image_id`` is that of an image block."""
+
+    type: str
+    content: str
+    confidence_scores: BlockScores | None
+    image_id: str | None
+
+
+class PageScores(TypedDict):
+    """Confidence of a page's lines, 0 to 1."""
+
+    average_page_confidence_score: float
+    minimum_page_confidence_score: float
+
+
+class Page(TypedDict):
+    """One page. ``dimensions`` is null, and ``error`` is not, where the page could not be read."""
+
+    index: int
+    markdown: str
+    images: list[Image]
+    tables: list[str]
+    hyperlinks: list[str]
+    header: str | None
+    footer: str | None
+    dimensions: Dimensions | None
+    blocks: list[Block]
+    confidence_scores: PageScores | None
+    usage: Tokens
+    seconds: float
+    warnings: list[Warning]
+    error: str | None
+
+
+class OcrAnswer(TypedDict):
+    """A document that was read."""
+
+    id: str
+    object: str
+    model: str
+    pages: list[Page]
+    document_annotation: str | None
+    usage_info: UsageInfo
+    usage: Tokens
+    warnings: list[Warning]
