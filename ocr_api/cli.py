@@ -119,6 +119,8 @@ def _serve_here(settings: Settings, listener: socket.socket) -> bool:
     server = _Announcing(_uvicorn_config(service))
     try:
         server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # uvicorn has ended in order and tells of the signal; it is no failure
     except SystemExit:
         if server.started:
             raise

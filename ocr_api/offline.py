@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import orjson
 from uuid_utils import uuid7
 
 from files_api.accounts import LOCAL_ORG_ID, Principal
@@ -53,6 +54,8 @@ def plan(files: Sequence[Path], output: str | None, *, as_json: bool) -> Plan:
     if output is None:
         return Plan(known or "md", [(path, None) for path in files])
     place = Path(output)
+    if len(files) > 1 and place.suffix[1:] in exports.table() and not place.is_dir():
+        raise BadOutput(f"{len(files)} results need a folder, and {place} looks like a file.")
     if len(files) > 1 or place.is_dir() or output.endswith(os.sep):
         _make_folder(place, len(files))
         fmt = known or "md"
@@ -104,7 +107,10 @@ async def read_all(settings: Settings, wanted: Plan, options: OcrOptions, model:
                 if path.is_dir():
                     raise FileNotFound("is a folder; name the files in it.")
                 result = await _read_one(workshop, request, path.name)
-                _write(exports.table()[wanted.fmt].render(result, wanted.fmt), target)
+                data = exports.table()[wanted.fmt].render(result, wanted.fmt)
+                if target is None and len(wanted.targets) > 1:
+                    data = _labelled(data, path, wanted.fmt)
+                _write(data, target)
             except AppError as error:
                 click.echo(f"{path}: {error.message}", err=True)
                 failed += 1
@@ -127,14 +133,26 @@ async def _read_one(workshop: app.Workshop, request: OcrRequest, label: str) -> 
                 bar.update(1)
         for warning in run.warnings:
             click.echo(f"{label}: {warning.message}", err=True)
+        for page in pages:
+            for warning in page.warnings:
+                click.echo(f"{label}, page {page.index}: {warning.message}", err=True)
         return run.result(pages)
+
+
+def _labelled(data: bytes, path: Path, fmt: str) -> bytes:
+    """Return a result that says which file it is of: a comment in markdown, a key in JSON lines."""
+    if fmt == "json":
+        return orjson.dumps({"file": str(path), **orjson.loads(data)}) + b"\n"
+    return f"<!-- {path} -->\n\n".encode() + data + b"\n"
 
 
 def _write(data: bytes, target: Path | None) -> None:
     if target is None:
         sys.stdout.buffer.write(data)
+        sys.stdout.flush()
     else:
         target.write_bytes(data)
+        click.echo(f"{target} written.", err=True)
 
 
 async def forget(principal: Principal, entry: Entry) -> None:

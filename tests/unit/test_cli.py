@@ -48,6 +48,20 @@ def test_read_prints_markdown(document: Path) -> None:
     assert done.stderr == ""
 
 
+def test_several_results_on_standard_output_say_whose_they_are(document: Path) -> None:
+    done = recto("read", document, document, "--model", "echo", "--pages", "0")
+    assert done.stdout.count(f"<!-- {document} -->\n\n# Page 0") == 2
+    done = recto("read", document, document, "--model", "echo", "--pages", "0", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["file"] for line in lines] == [str(document)] * 2
+
+
+def test_several_results_need_a_folder(document: Path, tmp_path: Path) -> None:
+    done = recto("read", document, document, "--model", "echo", "-o", tmp_path / "both.md")
+    assert (done.exit_code, "need a folder" in done.stderr) == (1, True)
+    assert not (tmp_path / "both.md").exists()
+
+
 def test_read_prints_json(document: Path) -> None:
     facts = json.loads(recto("read", document, "--model", "echo", "--json").stdout)
     assert facts["model"] == "echo"
