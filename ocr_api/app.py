@@ -77,7 +77,7 @@ class Workshop:
     def __init__(self, settings: Settings, files: OpensFiles, record: Recorder) -> None:
         self.registry = load_registry(settings)
         self._outbound = Outbound(_outbound_limits(settings))
-        self._pages = Pages(
+        self.pages = Pages(
             settings.count_render_processes(), _render_limits(settings), settings.max_pixels
         )
         self.engines = {
@@ -88,7 +88,7 @@ class Workshop:
         self._opened = AsyncExitStack()
         documents = Documents(files, self._outbound, self._scratch.path, settings.max_file_bytes)
         self.pipeline = Pipeline(
-            self.registry, self.engines, documents, self._pages, record, settings.max_pages
+            self.registry, self.engines, documents, self.pages, record, settings.max_pages
         )
 
     async def __aenter__(self) -> Workshop:
@@ -96,11 +96,11 @@ class Workshop:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._scratch)
             stack.push_async_callback(self._outbound.close)
-            stack.push_async_callback(self._pages.close)
+            stack.push_async_callback(self.pages.close)
             for engine in self.engines.values():
                 stack.push_async_callback(engine.close)
                 await engine.start()
-            self._pages.warm()
+            self.pages.warm()
             self._opened = stack.pop_all()
         return self
 
@@ -172,10 +172,15 @@ def _checks(files: FilesService, workshop: Workshop) -> dict[str, Check]:
     checks: dict[str, Check] = {
         "database": files.database.check,
         "blob store": files.blobs.check,
+        "drawing": partial(_drawing_check, workshop),
     }
     for card in workshop.registry.cards():
         checks[f"model {card.id}"] = partial(_engine_check, workshop, card)
     return checks
+
+
+async def _drawing_check(workshop: Workshop) -> str | None:
+    return workshop.pages.problem()
 
 
 async def _engine_check(workshop: Workshop, card: Card) -> str | None:

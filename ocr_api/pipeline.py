@@ -238,10 +238,11 @@ class Pipeline:
         begun = time.perf_counter()
         document, card, options = run.document, run.choice.card, run.request.options
         drawn = await self._pages.draw(document.path, document.media_type, index, card.render)
-        pictures = _pictures(drawn, options)
         reading = Reading() if drawn.blank else await self._read(run, drawn)
+        drawn = drawn.turned(reading.turned)
+        pictures = _pictures(drawn, options)
         parsed = self._parsers[card.parser].parse(reading, pictures)
-        regions = await self._regions(drawn, pictures, options)
+        regions = await self._regions(drawn, reading.turned, pictures, options)
         return Page(
             index=index,
             width=drawn.width,
@@ -263,13 +264,13 @@ class Pipeline:
         return await self._engines[card.engine].read(task)
 
     async def _regions(
-        self, drawn: DrawnPage, pictures: tuple[Box, ...], options: OcrOptions
+        self, drawn: DrawnPage, turned: int, pictures: tuple[Box, ...], options: OcrOptions
     ) -> tuple[Region, ...]:
         if not options.want_images or options.image_limit == 0:
             return tuple(Region(box) for box in pictures)
         # A page without pictures of its own is the picture, as Nebul's "page images".
         boxes = pictures or _large_enough((WHOLE_PAGE,), drawn, options)
-        crops = await self._pages.crop(drawn.jpeg, boxes)
+        crops = await self._pages.crop(drawn.jpeg, boxes, turned=turned)
         return tuple(Region(box, crop) for box, crop in zip(boxes, crops, strict=True))
 
 
@@ -338,6 +339,9 @@ def _doubts(drawn: DrawnPage, reading: Reading, parsed: Parsed) -> tuple[Warn, .
     doubts = []
     if reading.finish_reason == "length":
         doubts.append(Warn("truncated", "The model stopped at its length limit."))
+    if reading.turned:
+        said = f"The page was turned clockwise by {reading.turned} degrees to be read."
+        doubts.append(Warn("turned", f"{said} Its size and boxes are those of the turned page."))
     if not drawn.blank and not replace_marks(parsed.markdown, lambda _: "").strip():
         doubts.append(Warn("nothing_read", "The page is not blank, and no text was read on it."))
     if parsed.confidences and (mean := fmean(parsed.confidences)) < LOW_CONFIDENCE:

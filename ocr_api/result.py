@@ -44,6 +44,13 @@ class Box:
             round(self.bottom * height),
         )
 
+    def turned(self, degrees: int) -> Box:
+        """Return the box of the same place on a page turned clockwise by 0, 90, 180 or 270."""
+        box = self
+        for _ in range(degrees // 90):
+            box = Box(1 - box.bottom, box.left, 1 - box.top, box.right)
+        return box
+
     @property
     def area(self) -> float:
         """Return the share of the page that the box covers, 0 to 1."""
@@ -87,6 +94,9 @@ class Reading:
     lines: tuple[Line, ...] = ()
     usage: Usage = Usage()
     finish_reason: str = "stop"
+    turned: int = 0
+    """Degrees clockwise (0, 90, 180, 270) that the engine turned the page by to read it; boxes are
+    of the turned page."""
 
 
 @dataclass(frozen=True, slots=True)

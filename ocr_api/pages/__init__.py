@@ -70,6 +70,12 @@ class DrawnPage:
     pictures: tuple[Box, ...]
     """Pictures inside a PDF page, in reading order; a scan of the whole page is none."""
 
+    def turned(self, degrees: int) -> DrawnPage:
+        """Return the page turned clockwise by 0, 90, 180 or 270; ``jpeg`` stays as it was drawn."""
+        width, height = (self.height, self.width) if degrees % 180 else (self.width, self.height)
+        pictures = tuple(box.turned(degrees) for box in self.pictures)
+        return replace(self, width=width, height=height, pictures=pictures)
+
 
 class Pages:
     """Counts and draws pages in up to ``size`` processes."""
@@ -142,8 +148,12 @@ class Pages:
         answer, jpeg = await self._run(header, affinity=str(path), index=index)
         return _drawn(index, answer, jpeg)
 
-    async def crop(self, jpeg: bytes, boxes: Sequence[Box], quality: int = 85) -> list[bytes]:
+    async def crop(
+        self, jpeg: bytes, boxes: Sequence[Box], quality: int = 85, turned: int = 0
+    ) -> list[bytes]:
         """Return a JPEG of each box of a drawn page, in the page's own pixels, at least 1 x 1.
+
+        The page is first turned clockwise by ``turned`` degrees (0, 90, 180, 270).
 
         Raises:
             DocumentDamaged: the page is no JPEG.
@@ -153,7 +163,7 @@ class Pages:
         if not boxes:
             return []
         corners = [[box.left, box.top, box.right, box.bottom] for box in boxes]
-        header = {"do": "crop", "boxes": corners, "quality": quality}
+        header = {"do": "crop", "boxes": corners, "quality": quality, "turned": turned}
         answer, data = await self._run(header, jpeg)
         crops, start = [], 0
         for size in answer.get("sizes", ()):

@@ -20,6 +20,13 @@ _KEPT_OPEN = 2
 _Document = pdf.Pdf | images.Frames
 _open: OrderedDict[tuple[str, int, int], _Document] = OrderedDict()
 
+# Pillow turns anticlockwise.
+_TURNS = {
+    90: Image.Transpose.ROTATE_270,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_90,
+}
+
 # A level is 1 of 256. Anti-aliased light grey print differs from paper by more than this.
 _INK_LEVELS = 24
 _INK_PIXELS = 4
@@ -33,7 +40,7 @@ def handle(header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], byte
         Refusal: encrypted, empty, damaged, too_large, missing.
     """
     if header["do"] == "crop":
-        return _crop(payload, header["boxes"], header["quality"])
+        return _crop(payload, header)
     document = _document(header["path"], header["type"])
     if header["do"] == "count":
         return {"count": document.count()}, b""
@@ -106,14 +113,15 @@ def _is_blank(image: Image.Image, jpeg_bytes: int) -> bool:
     return pixels - near <= max(_INK_PIXELS, pixels * _INK_SHARE)
 
 
-def _crop(jpeg: bytes, boxes: list[list[float]], quality: int) -> tuple[dict[str, Any], bytes]:
+def _crop(jpeg: bytes, header: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     parts = []
-    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as page:
-        page.load()
-        for left, top, right, bottom in boxes:
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as drawn:
+        turn = _TURNS.get(header["turned"])
+        page = drawn.transpose(turn) if turn is not None else drawn
+        for left, top, right, bottom in header["boxes"]:
             x = min(round(left * page.width), page.width - 1)
             y = min(round(top * page.height), page.height - 1)
             x_end = max(x + 1, round(right * page.width))
             y_end = max(y + 1, round(bottom * page.height))
-            parts.append(_encode(page.crop((x, y, x_end, y_end)), quality))
+            parts.append(_encode(page.crop((x, y, x_end, y_end)), header["quality"]))
     return {"sizes": [len(part) for part in parts]}, b"".join(parts)

@@ -84,7 +84,7 @@ class Pool:
     def __init__(self, entry: str, size: int, limits: Limits) -> None:
         """Start nothing. ``entry`` is the handler, as ``package.module:function``."""
         self._entry = entry
-        self._size = max(1, size)
+        self.size = max(1, size)
         self._limits = limits
         self._children: set[Child] = set()
         self._idle: list[Child] = []  # the longest idle first
@@ -196,7 +196,7 @@ class Pool:
                 child = (matching or usable)[0]
                 self._idle.remove(child)
                 return child
-            if len(self._children) < self._size and not self._unclaimed:
+            if len(self._children) < self.size and not self._unclaimed:
                 return await self._start()
             self._unclaimed = False
             handed = await self._wait(self._waiting.append)
@@ -210,7 +210,7 @@ class Pool:
         held against the document.
         """
         self._check_open()
-        while len(self._children) >= self._size:
+        while len(self._children) >= self.size:
             if self._idle:
                 self._idle.pop(0).kill(ChildDied("replaced"))
             handed = await self._wait(self._waiting.appendleft)

@@ -342,6 +342,7 @@ async def test_health_and_twice_v1(client: httpx.AsyncClient) -> None:
     assert ready.json()["checks"] == {
         "database": "ok",
         "blob store": "ok",
+        "drawing": "ok",
         "model echo": "ok",
         "model rapidocr": "ok",
     }

@@ -89,6 +89,13 @@ class Hanging(_Counting):
         return await super().answer(index)
 
 
+class Turning(_Counting):
+    """Reads every page turned clockwise by a quarter."""
+
+    async def answer(self, index: int) -> Reading:
+        return Reading(f"page {index}", turned=90)
+
+
 class Mumbling(_Counting):
     """Reads nothing on the first page."""
 

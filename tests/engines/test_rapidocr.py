@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from files_api.kit.errors import EngineUnavailable, PageFailed
 from model_registry.card import Card, read_cards
 from ocr_api.engines import PageTask, rapidocr
-from ocr_api.engines.rapidocr import RapidOcr, believed
+from ocr_api.engines.rapidocr import RapidOcr, believed, believed_turn
 from ocr_api.pages import DrawnPage, Pages
 from ocr_api.parsers.layout import Layout
 from ocr_api.processes import Limits, Pool
@@ -62,6 +62,43 @@ async def fails(entry: str, error: type[Exception], card: Card = CARD) -> str:
 def words(text: str) -> set[str]:
     """Return the words of a text in lower case."""
     return set(re.findall(r"\w+", text.lower()))
+
+
+def few_lines() -> Image.Image:
+    """Return a small page of print."""
+    image = Image.new("RGB", (900, 500), "white")
+    draw = ImageDraw.Draw(image)
+    text = ("The keeper of the lighthouse", "wrote down the weather", "every evening at nine")
+    for number, line in enumerate(text):
+        draw.text((60, 60 + 120 * number), line, "black", ImageFont.load_default(48))
+    return image
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+async def test_a_turned_page_is_read_upright(engine: RapidOcr, degrees: int) -> None:
+    """A page that stands on its head came back as rubbish, one on its side in reversed order."""
+    out = io.BytesIO()
+    # Pillow turns anticlockwise: so the page must be turned clockwise by as much to be read.
+    few_lines().rotate(degrees, expand=True).save(out, "JPEG")
+    size = (500, 900) if degrees % 180 else (900, 500)
+    page = DrawnPage(0, *size, 150, out.getvalue(), blank=False, pictures=())
+    reading = await engine.read(PageTask(page, CARD, None))
+    assert reading.turned == degrees
+    markdown = Layout().parse(reading, ()).markdown
+    order = [markdown.find(word) for word in ("keeper", "lighthouse", "weather", "nine")]
+    assert order == sorted(order)
+    assert order[0] >= 0
+    first = reading.lines[0].box
+    assert abs(first.left - 60 / 900) < 0.02
+    assert first.bottom < 0.4
+
+
+@pytest.mark.parametrize(
+    "header", [{"turned": 45}, {"turned": "90"}, {"turned": True}, {"turned": None}]
+)
+def test_a_turn_that_is_none_is_not_believed(header: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="quarters"):
+        believed_turn(header)
 
 
 async def test_it_reads_the_demo_scan(engine: RapidOcr) -> None:
@@ -119,10 +156,8 @@ async def test_a_narrow_strip_is_read_within_the_memory(engine: RapidOcr) -> Non
     assert all(line.box.right > 0.4 for line in lines)
 
 
-async def test_a_blank_page_costs_nothing() -> None:
-    engine = RapidOcr(instead("dies"))
-    assert await engine.read(PageTask(replace(PAGE, blank=True), CARD, None)) == Reading()
-    await engine.close()
+async def test_it_says_how_many_pages_it_reads_at_once(engine: RapidOcr) -> None:
+    assert engine.places == 1
 
 
 async def test_what_is_no_picture_fails_and_the_child_lives(engine: RapidOcr) -> None:

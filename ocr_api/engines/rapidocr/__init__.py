@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,6 +33,7 @@ class RapidOcr(Engine):
 
     def __init__(self, make_pool: PoolMaker) -> None:
         self._pool: Pool = make_pool(ENTRY, MEMORY_BYTES)
+        self.places = self._pool.size
 
     async def read(self, task: PageTask) -> Reading:
         """Return the lines of the page with their boxes and confidences.
@@ -41,11 +43,9 @@ class RapidOcr(Engine):
             PageFailed: the page took too long or too much memory, or the child failed at it;
                 where the child died, a fresh one was tried and died too.
         """
-        if task.page.blank:
-            return Reading()
         page, seconds = f"Page {task.page.index} (counted from 0)", task.card.page_seconds
         try:
-            _, answer = await self._pool.call({}, task.page.jpeg, seconds=seconds)
+            header, answer = await self._pool.call({}, task.page.jpeg, seconds=seconds)
         except PoolUnavailable as error:
             raise EngineUnavailable(f"The CPU engine cannot start: {error}.") from error
         except ChildTimedOut as error:
@@ -57,7 +57,7 @@ class RapidOcr(Engine):
                 raise EngineUnavailable(f"The CPU engine cannot start: {error.message}.") from error
             raise PageFailed(f"{page} could not be read: {error}.") from error
         try:
-            return Reading(lines=believed(answer))
+            return Reading(lines=believed(answer), turned=believed_turn(header))
         except ValueError as error:
             raise PageFailed(f"{page} got an answer that makes no sense: {error}.") from error
 
@@ -89,6 +89,18 @@ def believed(answer: bytes) -> tuple[Line, ...]:
     if not isinstance(found, list) or len(found) > MAX_LINES:
         raise ValueError(f"it is no list of at most {MAX_LINES} lines")
     return tuple(_line(item) for item in found)
+
+
+def believed_turn(header: Mapping[str, Any]) -> int:
+    """Return the degrees that a child says it turned the page by.
+
+    Raises:
+        ValueError: they are no quarter turns.
+    """
+    turned = header.get("turned", 0)
+    if type(turned) is not int or turned not in {0, 90, 180, 270}:
+        raise ValueError("it turned the page by something else than quarters")
+    return turned
 
 
 def _line(item: Any) -> Line:

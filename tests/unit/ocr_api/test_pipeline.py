@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from files_api.accounts import Principal
 from files_api.kit.errors import EngineUnavailable, PageFailed, StorageFull
@@ -146,6 +148,30 @@ async def test_doubtful_pages_say_so(make: Make, request_of: Callable[..., OcrRe
     result = await make(failing.Mumbling()).run(request_of(2), ME)
     codes = [[warning.code for warning in page.warnings] for page in result.pages]
     assert codes == [["nothing_read"], []]
+
+
+async def test_a_turned_page_has_the_size_and_pictures_of_the_turned_page(
+    make: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "pictures.pdf"
+    path.write_bytes(helpers.two_pictures_pdf())
+    options = OcrOptions(want_regions=True, want_images=True)
+    request = OcrRequest(PathSource(path), options=options)
+    (upright,) = (await make(failing.Truncating()).run(request, ME)).pages
+    (turned,) = (await make(failing.Turning()).run(request, ME)).pages
+    assert (turned.width, turned.height) == (upright.height, upright.width)
+    assert [warning.code for warning in turned.warnings] == ["turned"]
+    for region, before in zip(turned.regions, upright.regions, strict=True):
+        assert region.box == before.box.turned(90)
+        assert region.image
+        with Image.open(io.BytesIO(region.image)) as crop:
+            left, top, right, bottom = region.box.pixels(turned.width, turned.height)
+            assert crop.size == (right - left, bottom - top)
+            assert crop.height > crop.width
+    with Image.open(io.BytesIO(turned.regions[0].image or b"")) as crop:
+        red, _, blue = crop.convert("RGB").getpixel((5, 5))  # type: ignore[misc]
+        assert red > 180
+        assert blue < 100
 
 
 async def test_an_engine_with_one_place_has_two_pages_waiting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import time
@@ -142,7 +143,14 @@ class Gate:
 
     async def reached(self) -> int:
         """Return a writing end, once the child waits at the other."""
-        return await asyncio.to_thread(os.open, self.path, os.O_WRONLY)
+        async with asyncio.timeout(30):
+            while True:
+                try:  # an open that blocks could not be given up
+                    return os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+                await asyncio.sleep(0.005)
 
     @staticmethod
     def open(end: int, word: bytes = b"go") -> None:

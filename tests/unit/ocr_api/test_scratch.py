@@ -89,9 +89,9 @@ async def test_a_workshop_that_cannot_start_leaves_nothing(
 
 async def test_a_workshop_has_a_drawing_child_before_the_first_page(settings: Settings) -> None:
     async with Workshop(settings, NoFiles(), forget) as workshop:
-        assert workshop._pages._warming is not None
-        await asyncio.wait({workshop._pages._warming})
-        assert len(workshop._pages._pool._idle) == 1
+        assert workshop.pages._warming is not None
+        await asyncio.wait({workshop.pages._warming})
+        assert len(workshop.pages._pool._idle) == 1
 
 
 async def test_a_workshop_starts_although_no_child_can(
@@ -99,8 +99,8 @@ async def test_a_workshop_starts_although_no_child_can(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/no/python")
     async with Workshop(settings, NoFiles(), forget) as workshop:
-        assert workshop._pages._warming is not None
-        await asyncio.wait({workshop._pages._warming})
-        problem = workshop._pages.problem()
+        assert workshop.pages._warming is not None
+        await asyncio.wait({workshop.pages._warming})
+        problem = workshop.pages.problem()
         assert problem is not None
         assert "cannot start a child" in problem
