@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -124,6 +125,14 @@ async def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
         with pytest.raises(StorageUnavailable):
             await database.check()
         await database.close()
+    await _ended()
+
+
+async def _ended() -> None:
+    """Wait for aiosqlite's threads: one whose connection failed says so to the loop at its end."""
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join, 10)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
