@@ -11,7 +11,8 @@ from statistics import fmean, median
 
 from ocr_api.parsers import Parser
 from ocr_api.parsers.layout.blocks import HARD_BREAK, Draft, drafts
-from ocr_api.parsers.layout.order import Piece, piece_of, regions, rows
+from ocr_api.parsers.layout.margins import regions
+from ocr_api.parsers.layout.order import Piece, piece_of, rows
 from ocr_api.parsers.layout.rows import Measures, row_of, usual_pitch
 from ocr_api.parsers.layout.words import escaped, vocabulary
 from ocr_api.result import Block, Box, Line, Parsed, Reading, mark, plain

@@ -164,15 +164,34 @@ def _bands(gutter: _Gutter) -> Iterator[_Part]:
     across: list[Piece] = []
     for number, (left, right) in enumerate(zip(lefts, rights, strict=True)):
         if left and right and _are_columns(left, right, minimum=1):
+            below = crossing[number] if number < len(crossing) else None
+            title, rest = _over_what_follows(left, right, below)
             yield _Part(across)
-            yield _Part(left, column=True)
+            yield _Part(rest, column=True)
             yield _Part(right, column=True)
-            across = []
+            across = title
         else:
             across += left + right
         if number < len(crossing):
             across.append(crossing[number])
     yield _Part(across)
+
+
+def _over_what_follows(
+    left: list[Piece], right: list[Piece], below: Piece | None
+) -> tuple[list[Piece], list[Piece]]:
+    """Return the last line of the left column if it belongs to what spans below, and the rest.
+
+    A short title over text across both columns crosses no gutter, but stands under both columns
+    and nearer to that text than to its column.
+    """
+    last = max(left, key=lambda piece: piece.middle)
+    rest = [piece for piece in left if piece is not last]
+    if below is None or last.line is None or not rest:
+        return [], left
+    end = max(piece.box.bottom for piece in rest + right)
+    over, under = last.box.top - end, below.box.top - last.box.bottom
+    return ([last], rest) if over > max(2 * under, last.height / 2) else ([], left)
 
 
 def _best_gutter(pieces: list[Piece], character: float) -> _Gutter | None:

@@ -15,15 +15,19 @@ _UNINTENDED = re.compile(
     r"(?:#{1,6}(?:\s|$)|>|[-+*](?:\s|$)|`{3}|~{3}|\||<|=+\s*$|(?:[-_*]\s*){3,}$)"
 )
 _COMPOUND = re.compile(
-    "all|anti|co|cross|double|ex|far|first|four|full|half|high|ill|inter|left|long|low|mid|multi|"
-    "near|new|non|off|old|one|open|over|post|pre|pro|quasi|right|second|self|semi|short|single|"
-    "six|socio|ten|third|three|two|ultra|vice|well"
+    "all|anti|cross|double|far|first|four|full|half|high|ill|left|long|low|mid|multi|"
+    "near|new|non|off|old|one|open|over|post|quasi|right|second|self|semi|short|single|"
+    "six|socio|third|three|two|ultra|vice|well"
 )
-"""Words that make compounds with a hyphen (own list); a hyphen after one of these is kept."""
+"""Words that make compounds with a hyphen (own list); a hyphen after one of these is kept. Not
+among them are syllables that more often start a plain word: "ex" (explain), "pro" (provide),
+"pre" (present), "inter" (interest), "co" (colour), "ten" (tender)."""
 _SENTENCE_END = (".", "!", "?", ":", ";", "…", "\u3002", "\uff01", "\uff1f", "”", '."', ".)")
 
 TITLE_LENGTH = 90
 """Characters of the longest title that only its place gives away."""
+ENUMERATED = 3
+"""Fewest parts of a list; "Aldermere, 21 March" is none."""
 SMALL_WORD = 3
 """Letters of the longest word that titles write without a capital ("the", "für")."""
 
@@ -66,7 +70,15 @@ def reads_like_title(text: str) -> bool:
     start = re.match(r"(?:\d{1,2}(?:\.\d{1,2})*\.?\s+)?[^\W\d_]", text)
     if start is None or not (start[0][-1].isupper() or start[0][0].isdigit()):
         return False
+    if enumerates(text) or re.search("[†‡§]", text):  # footnotes to the names of authors
+        return False
     return len(text) <= TITLE_LENGTH and not text.endswith((".", ",", ";", ":", "!", "?", "-"))
+
+
+def enumerates(text: str) -> bool:
+    """Say whether a line is a bare list of names or dates, as authors are; titles have an "and"."""
+    parts = [part.strip() for part in re.split("[,;]", text)]
+    return len(parts) >= ENUMERATED and all(part[:1].isupper() for part in parts)
 
 
 def is_section(text: str) -> bool:

@@ -154,6 +154,113 @@ def test_a_short_line_with_a_colon_is_no_title() -> None:
     assert "#" not in parsed(at(0.1, 0, "What was bought:"), *body).markdown
 
 
+def titles(page: Parsed) -> list[str]:
+    """Return the texts of the titles."""
+    return [text for kind, text in kinds(page) if kind == "title"]
+
+
+def test_a_text_in_large_print_is_no_row_of_titles() -> None:
+    summary = [at(0.1, 4 + row * 1.2, text, size=1.4) for row, text in enumerate(PROSE[:4])]
+    body = [at(0.1, row + 12, text) for row, text in enumerate(PROSE * 3)]
+    page = parsed(at(0.1, 0, "On Leaking Roofs", size=2.4), *summary, *body)
+    assert titles(page) == ["On Leaking Roofs"]
+    assert page.blocks[1].text == " ".join(PROSE[:4])
+
+
+def test_the_second_line_of_an_item_is_no_title() -> None:
+    item = at(0.1, 0, "• The lamp has the switches SLOW, FAST", size=1.1)
+    more = at(0.11, 1, "BRIGHT, DIM and OUT on its foot", size=1.4)
+    page = parsed(item, more, *(at(0.1, row + 4, text) for row, text in enumerate(PROSE * 2)))
+    assert page.blocks[0].text == f"- {item.text[2:]} {more.text}"
+
+
+def test_a_line_that_is_hardly_larger_than_the_one_above_is_no_title() -> None:
+    address = ["Miss Agathe Lefèvre", "3 Mill Lane,", "Aldermere."]
+    lines = [at(0.1, row, text, size=1.1) for row, text in enumerate(address)]
+    page = parsed(
+        *lines,
+        at(0.1, 3, "North County", size=1.35),
+        *(at(0.1, row + 7, text) for row, text in enumerate(PROSE)),
+    )
+    assert titles(page) == []
+
+
+def test_a_line_in_the_midst_of_a_sentence_is_no_title() -> None:
+    body = [at(0.1, row + 1, text) for row, text in enumerate(PROSE)]
+    assert titles(parsed(at(0.1, 0, "Once upon a time", size=1.5), *_lower(body))) == []
+    after = [at(0.1, row + 7, text) for row, text in enumerate(PROSE)]
+    stop = at(0.1, 0, "Nobody ever came back.", size=1.4)
+    assert titles(parsed(stop, *after)) == []
+
+
+def _lower(lines: list[Line]) -> list[Line]:
+    return [Line(line.text.lower(), line.box, line.confidence) for line in lines]
+
+
+def test_names_and_dates_are_no_titles() -> None:
+    body = [at(0.1, row + 2, text) for row, text in enumerate(PROSE)]
+    for text in ("Zoë Brandt, Emil Sørensen, Tomás Iglesias", "A. Brandt* and E. Sørensen‡"):
+        assert titles(parsed(at(0.1, 0, text), *body)) == []
+    assert titles(parsed(at(0.1, 0, "Lamps, Stoves, and Cats"), *body)) == [
+        "Lamps, Stoves, and Cats"
+    ]
+
+
+def test_small_print_has_no_titles_of_its_size() -> None:
+    body = [at(0.1, row, text) for row, text in enumerate(PROSE)]
+    under = [at(0.1, row + 9, text, size=0.85) for row, text in enumerate(PROSE[:2])]
+    assert titles(parsed(*body, at(0.1, 7, "Printed March 2014", size=0.85), *under)) == []
+
+
+def test_names_over_their_affiliations_are_no_title() -> None:
+    body = [at(0.1, row + 8, text) for row, text in enumerate(PROSE)]
+    page = parsed(
+        at(0.1, 0, "The proceedings of a society", size=1.0),
+        at(0.1, 2, "Emil Brandt", size=1.15),
+        at(0.1, 4.6, "Upper School"),
+        at(0.1, 5.6, "in Aldermere"),
+        *body,
+    )
+    assert "Emil Brandt" not in titles(page)
+
+
+def test_a_running_header_and_a_page_number_do_not_cut_a_sentence() -> None:
+    left = [at(0.1, row, text) for row, text in enumerate(PROSE[:4] * 2)]
+    right = [at(0.55, row, text) for row, text in enumerate(PROSE * 2)]
+    header = [at(0.1, -4, "Notes And Queries"), at(0.86, -4, "447")]
+    footer = [at(0.1, 57, "www.example.org")]
+    parts = parsed(*left, *right, *header, *footer).markdown.split("\n\n")
+    assert parts[0] == "Notes And Queries 447"
+    assert parts[-1] == "www.example.org"
+    assert parts[1] == " ".join(PROSE[:4] * 2)
+
+
+def test_a_large_line_in_the_margin_stays_a_title() -> None:
+    body = [at(0.1, row, text) for row, text in enumerate(PROSE * 2)]
+    page = parsed(at(0.1, -5, "Notes and Queries", size=1.7), *body)
+    assert page.markdown.startswith("# Notes and Queries")
+
+
+def test_a_title_under_the_left_column_belongs_to_what_spans_below() -> None:
+    left = [at(0.1, row, PROSE[row]) for row in range(4)]
+    right = [at(0.55, row, PROSE[row].upper()) for row in range(4)]
+    title = at(0.1, 5.2, "What Was Left Open", size=1.15)
+    below = [at(0.1, row + 6.4, f"{PROSE[0]} and {PROSE[1]}") for row in range(3)]
+    found = [text for _, text in kinds(parsed(*left, *right, title, *below))]
+    assert found[:3] == [" ".join(PROSE[:4]), " ".join(PROSE[:4]).upper(), title.text]
+
+
+def test_an_indented_first_line_after_a_colon_is_no_item() -> None:
+    page = parsed(
+        at(0.1, 0, "The following is what the members of a house"),
+        at(0.1, 1, "need most from those who keep it in order:"),
+        at(0.125, 2, "Somebody who lights the stove before they"),
+        at(0.1, 3, "come and who puts the lamp in its window when"),
+        at(0.1, 4, "the evening falls."),
+    )
+    assert "list" not in [block.kind for block in page.blocks]
+
+
 def test_lists() -> None:
     page = parsed(
         *(at(0.1, row, text) for row, text in enumerate(PROSE)),
@@ -196,6 +303,8 @@ def test_words_split_at_a_line_end() -> None:
     assert join("he read an exam-", "ple of it", seen) == "he read an example of it"
     assert join("she is well-", "known here", seen) == "she is well-known here"
     assert join("to the post-", "office door", seen) == "to the post-office door"
+    for before, after in (("ex-", "plain"), ("pro-", "vide"), ("inter-", "est"), ("ten-", "der")):
+        assert join(f"to {before}", after, seen) == f"to {before[:-1]}{after}"
     assert join("the librar-", "ian said", seen) == "the librarian said"
     assert join("from Stratford-", "Upon here", seen) == "from Stratford- Upon here"
     assert join("pages 10-", "12 only", seen) == "pages 10- 12 only"
