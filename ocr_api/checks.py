@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pydantic import ValidationError
 
@@ -59,7 +60,10 @@ def configuration(*, connect: bool = False) -> tuple[Settings, Registry]:
     database = database_problems(settings)
     if connect and not database:
         database = connection_problems(settings)
-    problems += database + _blob_problems(settings) + _data_problems(settings)
+    problems += database
+    if connect:
+        stores = _blob_problems(settings) + _data_problems(settings)
+        problems += dict.fromkeys(stores)  # one folder above both gives one problem
     try:
         registry = app.load_registry(settings)
     except CardError as error:
@@ -172,6 +176,9 @@ def _blob_problems(settings: Settings) -> list[str]:
         if scheme not in (known := named.names(_STORES)):
             return [f"RECTO_BLOB_URL: there is no store {scheme!r}; known: {', '.join(known)}"]
         open_store(url)
+        if scheme == "file":
+            variable = "RECTO_BLOB_URL" if settings.blob_url else "RECTO_DATA_DIR"
+            return _folder_problems(variable, Path(url2pathname(urlsplit(url).path)))
     except ModuleNotFoundError as error:
         return [f"RECTO_BLOB_URL: {error.name} is not installed: pip install 'recto[{scheme}]'"]
     except ValueError as error:
@@ -182,13 +189,9 @@ def _blob_problems(settings: Settings) -> list[str]:
 def _data_problems(settings: Settings) -> list[str]:
     """Return what is wrong with the data folder and the secret in it; make neither."""
     folder = settings.data_dir.absolute()
-    nearest = folder
-    while not os.path.lexists(nearest):
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        return [f"RECTO_DATA_DIR: {nearest} is not a folder"]
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return [f"RECTO_DATA_DIR: {nearest} cannot be written"]
+    # The scratch folder lies inside, so one answer is enough for both.
+    if problems := _folder_problems("RECTO_DATA_DIR", folder / "scratch"):
+        return problems
     if settings.secret_key or not (folder / "secret.key").exists():
         return []
     try:
@@ -197,4 +200,16 @@ def _data_problems(settings: Settings) -> list[str]:
         return [f"{folder / 'secret.key'}: not readable: {error.strerror}"]
     except ValueError as error:
         return [f"{error}; bring it back, or remove it: a new one is made, and signed links die"]
+    return []
+
+
+def _folder_problems(variable: str, folder: Path) -> list[str]:
+    """Return why a folder, or the nearest that exists above it, cannot be written; make none."""
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        return [f"{variable}: {nearest} is not a folder"]
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return [f"{variable}: {nearest} cannot be written"]
     return []

@@ -187,7 +187,6 @@ class Documents:
         """Open a temporary file for writing; it is removed when the stack closes."""
         try:
             # On the event loop: a cancelled thread could make a file that nobody removes.
-            self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix="recto-", dir=self._scratch)
             path = Path(name)
             stack.callback(path.unlink, missing_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import orjson
@@ -64,6 +65,8 @@ def plan(files: Sequence[Path], output: str | None, *, as_json: bool) -> Plan:
     fmt = known or place.suffix.removeprefix(".").lower() or "md"
     if fmt not in exports.table():
         raise BadOutput(f"Unknown format {fmt!r}; known: {', '.join(sorted(exports.table()))}.")
+    if place.exists() and files[0].exists() and place.samefile(files[0]):
+        raise BadOutput(f"{place} is the file to be read.")
     if not place.absolute().parent.is_dir():
         raise BadOutput(f"The folder {place.parent} of the output does not exist.")
     if not os.access(place if place.exists() else place.absolute().parent, os.W_OK):
@@ -99,6 +102,14 @@ async def read_all(settings: Settings, wanted: Plan, options: OcrOptions, model:
 
     One that fails does not stop the others; its message goes to standard error.
     """
+    with TemporaryDirectory(prefix="recto-read-") as folder:
+        own = settings.model_copy(update={"data_dir": Path(folder)})
+        return await _read_all(own, wanted, options, model)
+
+
+async def _read_all(
+    settings: Settings, wanted: Plan, options: OcrOptions, model: str | None
+) -> int:
     failed = 0
     async with app.Workshop(settings, NoFiles(), forget) as workshop:
         for path, target in wanted.targets:
@@ -106,6 +117,8 @@ async def read_all(settings: Settings, wanted: Plan, options: OcrOptions, model:
             try:
                 if path.is_dir():
                     raise FileNotFound("is a folder; name the files in it.")
+                if path.exists() and not path.is_file():
+                    raise FileNotFound("is a pipe or device; only files are read.")
                 result = await _read_one(workshop, request, path.name)
                 data = exports.table()[wanted.fmt].render(result, wanted.fmt)
                 if target is None and len(wanted.targets) > 1:
@@ -141,9 +154,11 @@ async def _read_one(workshop: app.Workshop, request: OcrRequest, label: str) -> 
 
 def _labelled(data: bytes, path: Path, fmt: str) -> bytes:
     """Return a result that says which file it is of: a comment in markdown, a key in JSON lines."""
+    name = os.fsencode(path).decode("utf-8", "replace")
     if fmt == "json":
-        return orjson.dumps({"file": str(path), **orjson.loads(data)}) + b"\n"
-    return f"<!-- {path} -->\n\n".encode() + data + b"\n"
+        return orjson.dumps({"file": name, **orjson.loads(data)}) + b"\n"
+    # Two hyphens would end the comment early.
+    return f"<!-- {name.replace('--', '- -')} -->\n\n".encode() + data + b"\n"
 
 
 def _write(data: bytes, target: Path | None) -> None:

@@ -6,6 +6,7 @@ long string. Fifteen megabytes of `[[],[],…` would become two gigabytes of Pyt
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -21,6 +22,12 @@ Body = TypeVar("Body", bound=BaseModel)
 
 MAX_VALUES = 100_000
 """Most commas and opening brackets in a body, an upper bound of its values; base64 has none."""
+
+
+SMALL_BYTES = 64 * 1024
+"""Bodies up to this size are not counted: large ones must not keep everybody out."""
+CHUNK_SECONDS = 30.0
+"""Longest wait for the next piece of a body."""
 
 
 class ClientGoneError(Exception):
@@ -52,13 +59,14 @@ class JsonBodies:
         Raises:
             TooLarge: the body is longer; counted as it comes, never trusted from a header.
             Overloaded: all bodies together would be too long.
+            BodyTimeout: the next piece of the body did not come in time.
             InvalidJson: it is not JSON, or empty.
             InvalidRequest: it has too many values.
             ValidationFailed: it is JSON of another shape; the message names the field.
             ClientGoneError: the client left before its end.
         """
         text = await self._receive(request)
-        size = len(text)
+        size = _counted(len(text))
         try:
             body = _as_model(text, model, absent)
             del text
@@ -69,26 +77,40 @@ class JsonBodies:
     async def _receive(self, request: Request) -> bytearray:
         """Return the whole body, counted as held; nothing is held when this raises."""
         text = bytearray()
+        pieces = aiter(request.stream())
         try:
-            async for chunk in request.stream():
-                self._check_room(len(text), len(chunk))
+            while (chunk := await _next(pieces)) is not None:
+                more = _counted(len(text) + len(chunk)) - _counted(len(text))
+                self._check_room(len(text) + len(chunk), more)
                 text += chunk
-                self._held += len(chunk)
+                self._held += more
         except BaseException as error:
-            self._held -= len(text)
+            self._held -= _counted(len(text))
             if isinstance(error, ClientDisconnect):
                 raise ClientGoneError from error
             raise
         return text
 
     def _check_room(self, size: int, more: int) -> None:
-        if size + more > self._max_bytes:
+        if size > self._max_bytes:
             raise errors.TooLarge(
                 f"The request body is longer than {self._max_bytes} bytes. "
                 "Upload large documents with POST /v1/files."
             )
         if self._held + more > self._total_bytes:
             raise errors.Overloaded
+
+
+def _counted(size: int) -> int:
+    return size if size > SMALL_BYTES else 0
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        async with asyncio.timeout(CHUNK_SECONDS):
+            return await anext(pieces, None)
+    except TimeoutError as error:
+        raise errors.BodyTimeout from error
 
 
 def _as_model(text: bytearray, model: type[Body], absent: object) -> Body:

@@ -12,6 +12,7 @@ The tree, with the HTTP status of each:
     ├── Forbidden 403 ── LinkForbidden, CallerRefused
     ├── NotFound 404 ── FileNotFound, ModelNotFound
     ├── MethodNotAllowed 405
+    ├── BodyTimeout 408
     ├── TooLarge 413
     ├── ValidationFailed 422
     ├── InternalError 500 ── PageFailed
@@ -222,6 +223,14 @@ class MethodNotAllowed(AppError):
 
     status = 405
     code = "method_not_allowed"
+    kind = "invalid_request_error"
+
+
+class BodyTimeout(AppError):
+    """The request body stopped coming; send it again."""
+
+    status = 408
+    code = "body_timeout"
     kind = "invalid_request_error"
 
 

@@ -249,6 +249,15 @@ class Pool:
         return child
 
     async def _spawn(self) -> Child:
+        """Start a child; once more, where somebody killed it while it started."""
+        try:
+            return await self._spawn_once()
+        except PoolUnavailable as error:
+            if not isinstance(error.__cause__, ChildKilled):
+                raise
+        return await self._spawn_once()
+
+    async def _spawn_once(self) -> Child:
         child = Child(self._forget)
         self._children.add(child)
         try:

@@ -56,6 +56,47 @@ def test_several_results_on_standard_output_say_whose_they_are(document: Path) -
     assert [line["file"] for line in lines] == [str(document)] * 2
 
 
+def test_odd_names_and_devices(document: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"a--\xff.pdf")
+    odd.write_bytes(document.read_bytes())
+    done = recto("read", odd, document, "--model", "echo", "--pages", "0")
+    assert done.exit_code == 0, done.output
+    assert "a- -\ufffd.pdf -->" in done.stdout
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    done = recto("read", fifo, "/dev/zero", document, "--model", "echo")
+    assert (done.exit_code, "# Page 2" in done.stdout) == (1, True)
+    assert done.stderr.count("only files are read") == 2
+
+
+def test_a_result_does_not_overwrite_what_is_read(document: Path) -> None:
+    before = document.read_bytes()
+    other = document.with_suffix(".md")
+    document.rename(other)
+    done = recto("read", other, "--model", "echo", "-o", other)
+    assert (done.exit_code, "is the file to be read" in done.stderr) == (1, True)
+    assert other.read_bytes() == before
+
+
+def test_read_needs_no_data_folder(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECTO_DATA_DIR", "/proc/recto")
+    assert recto("read", document, "--model", "echo").exit_code == 0
+    assert "RECTO_DATA_DIR: /proc" in recto("check").stderr or os.geteuid() == 0
+
+
+def test_check_finds_stores_that_cannot_be_folders(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "scratch").write_text("a file")
+    monkeypatch.setenv("RECTO_BLOB_URL", document.as_uri())
+    done = recto("check")
+    assert done.exit_code == 1
+    assert f"RECTO_BLOB_URL: {document} is not a folder" in done.stderr
+    assert f"RECTO_DATA_DIR: {data / 'scratch'} is not a folder" in done.stderr
+
+
 def test_several_results_need_a_folder(document: Path, tmp_path: Path) -> None:
     done = recto("read", document, document, "--model", "echo", "-o", tmp_path / "both.md")
     assert (done.exit_code, "need a folder" in done.stderr) == (1, True)
@@ -244,12 +285,15 @@ def test_check_lists_everything_at_once(tmp_path: Path, monkeypatch: pytest.Monk
         done = recto(*command)
         assert (done.exit_code, done.stdout) == (1, "")
         lines = done.stderr.splitlines()
+        stored = (
+            f"recto: RECTO_BLOB_URL: there is no store 'tape'; known: {stores}",
+            f"recto: RECTO_DATA_DIR: {tmp_path / 'a.yaml'} is not a folder",
+        )
+        assert all((part in lines) == (command[0] != "read") for part in stored)
         for part in (
             "recto: RECTO_MAX_PAGE: unknown; did you mean RECTO_MAX_PAGES?",
             f"recto: RECTO_MAX_PAGES: {no_number}",
             "recto: RECTO_LOG_LEVEL: Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'",
-            f"recto: RECTO_BLOB_URL: there is no store 'tape'; known: {stores}",
-            f"recto: RECTO_DATA_DIR: {tmp_path / 'a.yaml'} is not a folder",
             f"recto: RECTO_DOORS: there is no door 'telex'; known: {doors}",
             "recto: a.yaml: engin: Extra inputs are not permitted",
             "recto: none: not readable: No such file or directory",

@@ -40,6 +40,7 @@ _COMMON = (
     errors.AnswerTooLarge,
     errors.InvalidFileId,
     errors.FileNotFound,
+    errors.BodyTimeout,
     errors.TooLarge,
     errors.ValidationFailed,
     errors.PageFailed,

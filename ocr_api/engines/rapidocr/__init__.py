@@ -15,7 +15,14 @@ from typing import Any
 from files_api.kit.errors import EngineUnavailable, PageFailed
 from model_registry.card import Card
 from ocr_api.engines import Engine, PageTask, PoolMaker
-from ocr_api.processes import ChildDied, ChildTimedOut, Pool, PoolUnavailable, TaskRefused
+from ocr_api.processes import (
+    ChildDied,
+    ChildKilled,
+    ChildTimedOut,
+    Pool,
+    PoolUnavailable,
+    TaskRefused,
+)
 from ocr_api.result import Box, Line, Reading
 
 ENTRY = "ocr_api.engines.rapidocr.child:read"
@@ -50,6 +57,8 @@ class RapidOcr(Engine):
             raise EngineUnavailable(f"The CPU engine cannot start: {error}.") from error
         except ChildTimedOut as error:
             raise PageFailed(f"{page} took longer than {seconds:g} seconds to read.") from error
+        except ChildKilled as error:
+            raise EngineUnavailable(f"The CPU engine's process was killed: {error}.") from error
         except ChildDied as error:
             raise PageFailed(f"{page} ended the CPU engine's process twice: {error}.") from error
         except TaskRefused as error:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from files_api.kit import bodies as module
 from files_api.kit import errors
 from files_api.kit.bodies import ClientGoneError, JsonBodies
 
@@ -30,6 +31,11 @@ def request_of(*chunks: bytes, gone: bool = False) -> Request:
         return next(waiting)
 
     return Request({"type": "http", "headers": [], "method": "POST", "path": "/"}, receive)
+
+
+@pytest.fixture(autouse=True)
+def _all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SMALL_BYTES", 0)
 
 
 async def read(bodies: JsonBodies, request: Request, absent: object = None) -> Thing:
@@ -104,3 +110,29 @@ async def test_a_cancelled_reading_holds_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len((await read(bodies, request_of(b'{"name": "' + b"x" * 40 + b'"}'))).name) == 40
+
+
+async def test_small_bodies_get_in_when_large_ones_hold_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SMALL_BYTES", 20)
+    bodies = JsonBodies(60, 60)
+    async with bodies.read(request_of(b'{"name": "' + b"x" * 48 + b'"}'), Thing):
+        with pytest.raises(errors.Overloaded):
+            await read(bodies, request_of(b'{"name": "xxxxxxxxxxxx"}'))
+        assert (await read(bodies, request_of(b'{"name": "x"}'))).name == "x"
+
+
+async def test_a_body_that_stops_coming_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_SECONDS", 0.01)
+
+    async def stalls() -> AsyncIterator[bytes]:
+        yield b'{"name": "'
+        await asyncio.Event().wait()
+
+    request = request_of()
+    request.stream = stalls  # type: ignore[method-assign]
+    bodies = JsonBodies(20, 20)
+    with pytest.raises(errors.BodyTimeout):
+        await read(bodies, request)
+    assert (await read(bodies, request_of(b'{"name": "xxxxx"}'))).name == "xxxxx"
