@@ -186,6 +186,8 @@ class Documents:
     def _temporary(self, stack: AsyncExitStack) -> Iterator[tuple[Path, BinaryIO]]:
         """Open a temporary file for writing; it is removed when the stack closes."""
         try:
+            # Not its parents: a data folder that is gone must not come back half.
+            self._scratch.mkdir(mode=0o700, exist_ok=True)
             # On the event loop: a cancelled thread could make a file that nobody removes.
             descriptor, name = tempfile.mkstemp(prefix="recto-", dir=self._scratch)
             path = Path(name)
