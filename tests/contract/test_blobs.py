@@ -223,11 +223,11 @@ async def test_what_is_acknowledged_was_synced(
 
     monkeypatch.setattr(file_store.os, "fsync", fsync)
     monkeypatch.setattr(file_store.os, "link", link)
-    await open_store((tmp_path / "root").as_uri()).put("org/5b/id", stream(b"x"))
+    await open_store((tmp_path / "store").as_uri()).put("org/5b/id", stream(b"x"))
     at = synced.index("link")
     assert synced[at - 1 - synced[:at][::-1].index("")] == ""  # the root was made durably
-    assert any(name.startswith("/root/.tmp/") for name in synced[:at])
-    assert synced[at + 1 :] == ["/root/org/5b", "/root/org", "/root"]
+    assert any(name.startswith("/store/.tmp/") for name in synced[:at])
+    assert synced[at + 1 :] == ["/store/org/5b", "/store/org", "/store"]
 
 
 async def test_a_folder_that_vanished_is_not_made_again(tmp_path: Path) -> None:
