@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ Answer = tuple[dict[str, Any], bytes]
 
 def dies(header: dict[str, Any], payload: bytes) -> Answer:
     os._exit(3)
+
+
+def is_killed(header: dict[str, Any], payload: bytes) -> Answer:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def dies_once(header: dict[str, Any], payload: bytes) -> Answer:

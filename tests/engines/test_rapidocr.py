@@ -166,6 +166,11 @@ async def test_what_is_no_picture_fails_and_the_child_lives(engine: RapidOcr) ->
             await engine.read(PageTask(PAGE, CARD, None))
 
 
+async def test_a_child_that_is_killed_twice_is_not_the_pages_fault() -> None:
+    """Two kills from outside, as the kernel's when memory is short, may be tried again."""
+    assert "was killed" in await fails("is_killed", EngineUnavailable)
+
+
 async def test_a_child_that_dies_fails_the_page() -> None:
     assert "Page 3 (counted from 0) ended the CPU engine's process twice" in await fails(
         "dies", PageFailed
