@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from model_registry.card import Card
 from model_registry.routing import DEFAULT, Routes, Target
 
+_LEAST_ANSWER = 512
+"""Tokens that must be left for the answer to the largest page; print on A4 takes some 900."""
+_USEFUL_DPI = (72, 400)
+"""No card needs a page coarser or finer than this."""
+_USEFUL_EDGE = 256
+"""Pixels of the longest edge; print is not legible below."""
+_OURS = ("--host", "--port", "--api-key", "--served-model-name", "--model", "--max-model-len")
+"""Arguments of ``vllm serve`` that `serving.command` or the operator gives."""
+_REFUSED = ("--trust-request-mm-kwargs",)
+"""Arguments that would let a request change how its picture is read."""
+
 
 def check_cards(cards: list[Card], engines: list[str], parsers: list[str]) -> list[str]:
-    """Return what is wrong with cards that can be read: unknown leaves, the reserved name."""
+    """Return what is wrong with cards that can be read, each problem with the card's id."""
+    by_id = {card.id: card for card in cards}
     return [
         *_unknown_leaves(cards, "engine", engines),
         *_unknown_leaves(cards, "parser", parsers),
@@ -15,6 +29,17 @@ def check_cards(cards: list[Card], engines: list[str], parsers: list[str]) -> li
             f"{card.id}: the name {DEFAULT!r} is reserved"
             for card in cards
             if DEFAULT in (card.id, *card.aliases)
+        ),
+        *(
+            f"{card.id}: {problem}"
+            for card in cards
+            for problem in (
+                *_sizes(card),
+                *_prompts(card),
+                *_regions(card, by_id),
+                *_serve(card),
+                *_render(card),
+            )
         ),
     ]
 
@@ -31,9 +56,78 @@ def check_routes(table: Routes) -> list[str]:
             problems.append(f"route {name}: the weights are all 0, so nothing would be chosen")
         if route.sticky == "file":
             problems.append(f"route {name}: sticky: file is not supported yet; use org or request")
-    if table.annotator:
-        problems.append("annotator: not supported yet; remove it")
     return problems
+
+
+def _sizes(card: Card) -> list[str]:
+    """Return what is wrong with the tokens of a model that a server runs."""
+    if card.embedded:
+        return []
+    found = [
+        f"{name} is missing; a model that a server runs needs it"
+        for name in ("max_tokens", "context", "vision")
+        if getattr(card, name) is None
+    ]
+    if card.context is None:
+        return found
+    if card.max_tokens is not None and card.max_tokens >= card.context:
+        found.append(f"max_tokens {card.max_tokens} is not below context {card.context}")
+    if card.vision and (left := card.context - card.vision.max_tokens) < _LEAST_ANSWER:
+        found.append(f"the largest page leaves {left} of {card.context} tokens for the answer")
+    return found
+
+
+def _prompts(card: Card) -> list[str]:
+    """Return what is wrong with prompts and with what names them."""
+    found = [
+        f"prompt {task} needs {gap}"
+        for task, gap in (("locate", "{text}"), ("extract", "{skeleton}"))
+        if gap not in card.prompts.get(task, gap)
+    ]
+    found += [
+        f"retry {number} names the prompt {retry.prompt!r}, which does not exist"
+        for number, retry in enumerate(card.retries, start=1)
+        if retry.prompt is not None and retry.prompt not in card.prompts
+    ]
+    if card.annotation and card.annotation.by == "skeleton" and "extract" not in card.prompts:
+        found.append("annotation by skeleton needs a prompt extract")
+    return found
+
+
+def _regions(card: Card, by_id: Mapping[str, Card]) -> list[str]:
+    """Return what is wrong with the card that stands in where pictures are wanted."""
+    if card.regions_card is None:
+        return []
+    if card.regions_card == card.id:
+        return ["regions_card is the card itself"]
+    other = by_id.get(card.regions_card)
+    if other is None:
+        return [f"regions_card: there is no card {card.regions_card!r}"]
+    return [] if other.capabilities.regions else [f"regions_card: {other.id} knows no regions"]
+
+
+def _serve(card: Card) -> list[str]:
+    """Return what is wrong with the arguments of the server."""
+    if card.embedded:
+        return ["serve: an embedded model has no server"] if card.serve else []
+    # vLLM takes --max_model_len and --port=1 as well.
+    names = [part.split("=")[0].replace("_", "-") for part in card.serve if part.startswith("-")]
+    return [f"serve: {name} is set by Recto" for name in names if name in _OURS] + [
+        f"serve: {name} is not allowed: requests must not change how pictures are read"
+        for name in names
+        if name in _REFUSED
+    ]
+
+
+def _render(card: Card) -> list[str]:
+    """Return what is wrong with the size of pages."""
+    found = []
+    least, most = _USEFUL_DPI
+    if card.render.dpi is not None and not least <= card.render.dpi <= most:
+        found.append(f"render.dpi {card.render.dpi} is outside {least} to {most}")
+    if card.render.edge < _USEFUL_EDGE:
+        found.append(f"render.edge {card.render.edge} is below {_USEFUL_EDGE} pixels")
+    return found
 
 
 def _unknown_leaves(cards: list[Card], field: str, known: list[str]) -> list[str]:
@@ -75,9 +169,27 @@ class Names:
             for where, meant in [*named, ("default", self._table.default)]
             if meant not in self._known and not (meant == DEFAULT and where != "default")
         ]
-        if self._table.annotator and self._table.annotator not in self._known:
-            found.append(f"annotator: {self._missing(self._table.annotator)}")
-        return found + self._ambiguous()
+        return found + self._annotator() + self._ambiguous()
+
+    def unknown(self, urls: Iterable[str]) -> list[str]:
+        """Return a problem for each address that is given for a card which does not exist."""
+        return [
+            f"RECTO_ENGINE_URLS: {self._missing(card)}" for card in urls if card not in self._cards
+        ]
+
+    def _annotator(self) -> list[str]:
+        name = self._table.annotator
+        if not name:
+            return []
+        if name not in self._known:
+            return [f"annotator: {self._missing(name)}"]
+        route = self._table.routes.get(self._final(name))
+        cards = [target.card for target in route.targets] if route else [self._final(name)]
+        return [
+            f"annotator: {card} cannot annotate"
+            for card in cards
+            if card in self._cards and self._cards[card].annotation is None
+        ]
 
     def _target_problem(self, target: Target) -> str | None:
         card = self._cards.get(target.card)

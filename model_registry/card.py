@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from model_registry.vision import Vision
 
 DEFAULT_PROMPT = "Read all text in this image and format it as markdown."
 """The API's default prompt (Nebul OCR API); a card maps it to the one its model was trained on."""
@@ -26,17 +28,21 @@ class Render(_Strict):
 
     edge: Annotated[int, Field(ge=64, le=10_000)] = 1540
     """Longest edge in pixels; a page is never drawn larger than a scan inside it."""
+    dpi: Annotated[int, Field(ge=36, le=600)] | None = None
+    """Most pixels per inch of paper, where a document knows its paper; None: the edge alone."""
     max_pixels: Annotated[int, Field(ge=4096)] = 12_000_000
     """Most pixels of a drawn page."""
     quality: Annotated[int, Field(ge=30, le=100)] = 85
     """JPEG quality (libjpeg scale)."""
+    chroma: Literal["4:2:0", "4:4:4"] = "4:2:0"
+    """JPEG chroma subsampling; 4:4:4 keeps thin coloured print sharp."""
 
 
 class Capabilities(_Strict):
     """What the model can do; what it cannot is answered with a warning, never dropped."""
 
-    annotation: bool = False
-    """Fills ``document_annotation``."""
+    regions: bool = False
+    """Says where pictures stand; else those inside a PDF page are offered."""
     blocks: bool = False
     """Gives layout blocks with boxes."""
     confidence: tuple[Literal["page", "block", "word"], ...] = ()
@@ -47,6 +53,66 @@ class Capabilities(_Strict):
     """Gives tables as tables."""
     headers: bool = False
     """Tells running headers and footers from the text."""
+
+
+class Annotation(_Strict):
+    """How the model fills a JSON schema, if it does."""
+
+    by: Literal["skeleton", "prompt", "chat"]
+    """``skeleton``: page by page, asked with the schema as empty JSON (GLM-OCR's training);
+    ``prompt``: page by page, asked in plain words; ``chat``: asked once, with the document's
+    markdown."""
+    trained: bool = False
+    """False: the JSON is valid and its content a best effort; the routes' annotator, where there
+    is one, does it instead."""
+    images: bool = True
+    """Takes a picture, so that it can annotate regions."""
+    max_tokens: Annotated[int, Field(ge=16)] = 4096
+
+
+class Sampling(_Strict):
+    """Sampling fields of a chat request; a field that is None is not sent.
+
+    A server may take missing fields from the model's repository, so cards name each that matters.
+    """
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+    skip_special_tokens: bool | None = None
+    """What the server strips; a notation made of special tokens needs False."""
+    vllm_xargs: dict[str, JsonValue] | None = None
+    """Arguments of logits processors (vLLM only)."""
+    repetition_detection: dict[str, int] | None = None
+    """The server's own loop detection (vLLM only)."""
+
+    def changed(self, other: Sampling) -> Sampling:
+        """Return the sampling with every field that the other one sets."""
+        return self.model_copy(update=other.model_dump(exclude_none=True))
+
+    def within_schema(self) -> Sampling:
+        """Return the sampling of an answer that a schema holds.
+
+        Without what punishes repetition: the schema's braces and keys repeat, and a grammar that
+        allows one token only, and a rule that bans it, would leave none.
+        """
+        penalty = None if self.repetition_penalty is None else 1.0
+        return self.model_copy(update={"repetition_penalty": penalty, "vllm_xargs": None})
+
+
+class Retry(_Strict):
+    """Another try at a page that went wrong; what is not named stays as in the first one."""
+
+    sampling: Sampling = Sampling()
+    scale: Annotated[float, Field(gt=0.2, le=1)] = 1.0
+    """Size of the page against the first try's."""
+    prompt: str | None = None
+    """A task of the card's ``prompts``."""
+    turn: Literal[0, 90, 180, 270] = 0
+    """Degrees clockwise that the page is turned by."""
 
 
 class Card(_Strict):
@@ -70,17 +136,50 @@ class Card(_Strict):
     hidden: bool = False
     """Served only where the settings show hidden models (the fakes)."""
     prompts: dict[str, str] = Field(default_factory=dict)
-    """Trained prompts by task; ``document`` answers the default prompt. Empty: takes no prompt."""
+    """Trained prompts by task; ``document`` answers the default prompt. Empty: takes no prompt.
+
+    ``locate`` holds ``{text}``, ``extract`` holds ``{skeleton}``."""
+    text_first: bool = False
+    """The prompt stands before the picture, because the model was trained so."""
     prompt_policy: Literal["passthrough", "native_only"] = "passthrough"
     """Whether a caller's own prompt reaches the model."""
     control_tokens: tuple[str, ...] = ()
     """Stripped from a caller's prompt, where they would act as commands."""
+    sampling: Sampling = Sampling()
+    max_tokens: Annotated[int, Field(ge=16)] | None = None
+    """Most tokens of one page's answer; every card of a server's model has it."""
+    context: Annotated[int, Field(ge=256)] | None = None
+    """Tokens of prompt, page and answer together, as the server is started."""
+    vision: Vision | None = None
+    """How many tokens a page takes, and how many it may."""
+    retries: tuple[Retry, ...] = ()
+    """What is tried, in order, when a page loops or is implausible."""
     render: Render = Render()
     capabilities: Capabilities = Capabilities()
+    annotation: Annotation | None = None
+    regions_card: str | None = None
+    """The card (other weights) that reads in this one's place when pictures are asked for."""
     pages_in_flight: Annotated[int, Field(ge=1, le=1024)] = 16
     """Most pages of one document that are drawn or read at a time."""
     page_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Longest time one page may take in the engine."""
+    weights: str | None = None
+    """What the server loads, where it is not ``id``: a repository or a folder."""
+    serve: tuple[str, ...] = ()
+    """Arguments of ``vllm serve`` beyond the model, its names and its context."""
+
+    def drawn(self, scale: float = 1.0) -> Render:
+        """Return how a page is drawn: the render settings within the model's most tokens."""
+        most = self.render.max_pixels
+        if self.vision is not None:
+            most = min(most, self.vision.max_pixels())
+        return self.render.model_copy(
+            update={
+                "edge": max(64, round(self.render.edge * scale)),
+                "dpi": None if self.render.dpi is None else max(36, round(self.render.dpi * scale)),
+                "max_pixels": max(4096, round(most * scale * scale)),
+            }
+        )
 
 
 class CardError(ValueError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_registry import audit
@@ -43,27 +43,39 @@ class Choice:
     card: Card
     urls: tuple[str, ...] = ()
     """Base URLs of the replicas; none for an embedded engine."""
+    missing: str | None = None
+    """The card that knows where pictures are, where they are wanted and no server runs it."""
 
 
 class Registry:
     """Cards and routes together. Build it with `load`, which checks them."""
 
-    def __init__(self, cards: Iterable[Card], routes: Routes, *, show_hidden: bool = False) -> None:
+    def __init__(
+        self,
+        cards: Iterable[Card],
+        routes: Routes,
+        *,
+        show_hidden: bool = False,
+        urls: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         self._cards = {card.id: card for card in cards if show_hidden or not card.hidden}
         self._aliases = {alias: card.id for card in self._cards.values() for alias in card.aliases}
         self._routes = routes
+        known = urls or {}
         self._served = {
-            card.id: Route(targets=(Target(card=card.id),))
+            card.id: Route(targets=(Target(card=card.id, urls=known.get(card.id, ())),))
             for card in self._cards.values()
-            if card.embedded
+            if card.embedded or card.id in known
         } | routes.routes
 
-    def choose(self, name: str | None, key: str) -> Choice:
+    def choose(self, name: str | None, key: str, *, pictures: bool = False) -> Choice:
         """Return who answers to a public name, an alias, or no name at all.
 
         Args:
             name: what the caller asked for; None or empty means the default.
             key: keeps its choice while the weights stay.
+            pictures: the places of pictures are wanted, so a card's ``regions_card`` takes its
+                place where a server runs it.
 
         Raises:
             UnknownModelError: nothing has this name.
@@ -74,7 +86,8 @@ class Registry:
         if meant in self._served:
             route = self._served[meant]
             target = pick(route, secrets.token_hex() if route.sticky == "request" else key)
-            return Choice(asked, self._cards[target.card], target.urls)
+            choice = Choice(asked, self._cards[target.card], target.urls)
+            return self._with_pictures(choice, key) if pictures else choice
         if meant in self._cards:
             raise UnservedModelError(asked, self.names())
         raise UnknownModelError(asked, self.names())
@@ -88,28 +101,41 @@ class Registry:
         others = {*self._aliases, *self._routes.aliases} - {name}
         return sorted(other for other in others if self._meaning(other) == name)
 
-    def annotators(self) -> list[str]:
-        """Return the public names that can annotate.
+    def annotator(self, key: str) -> Choice | None:
+        """Return who annotates for models that cannot, where the routes name somebody."""
+        return self.choose(self._routes.annotator, key) if self._routes.annotator else None
 
-        Those whose every target can; all of them, where the routes name an annotator (`load`
-        refuses that while nothing uses it).
-        """
-        if self._routes.annotator:
-            return self.names()
+    def annotators(self) -> list[str]:
+        """Return the public names that can annotate: those whose every target can."""
         return [
             name
             for name in self.names()
-            if all(card.capabilities.annotation for card in self.cards_of(name))
+            if all(card.annotation is not None for card in self.cards_of(name))
         ]
 
     def cards(self) -> list[Card]:
         """Return the cards that some public name may answer with."""
-        served = {target.card for route in self._served.values() for target in route.targets}
-        return [card for card in self._cards.values() if card.id in served]
+        return [self._cards[card] for card in self.servers()]
+
+    def servers(self) -> dict[str, tuple[str, ...]]:
+        """Return the addresses that run each card that is served; none for an embedded one."""
+        found: dict[str, tuple[str, ...]] = {}
+        for route in self._served.values():
+            for target in route.targets:
+                found[target.card] = (*found.get(target.card, ()), *target.urls)
+        return {card: tuple(dict.fromkeys(found[card])) for card in self._cards if card in found}
 
     def cards_of(self, name: str) -> list[Card]:
         """Return the cards that one of `names` may answer with, in the order of its targets."""
         return [self._cards[target.card] for target in self._served[name].targets]
+
+    def _with_pictures(self, choice: Choice, key: str) -> Choice:
+        better = choice.card.regions_card
+        if better is None:
+            return choice
+        if better not in self._served:
+            return replace(choice, missing=better)
+        return replace(self.choose(better, key), name=choice.name)
 
     def _meaning(self, name: str) -> str:
         """Return the card id or route name behind a name, which may be an alias of either."""
@@ -125,6 +151,7 @@ def load(
     engines: Iterable[str],
     parsers: Iterable[str],
     show_hidden: bool = False,
+    urls: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Registry:
     """Read and check cards and routes.
 
@@ -134,6 +161,7 @@ def load(
         engines: names of the engines that exist.
         parsers: names of the parsers that exist.
         show_hidden: serve the cards marked hidden.
+        urls: base URLs of servers by card id; such a card needs no route.
 
     Raises:
         CardError: with every problem of every file.
@@ -149,10 +177,16 @@ def load(
     if table:
         problems += audit.check_routes(table)
     if table and every_card:  # a card that cannot be read would be missed wherever it is named
-        problems += audit.Names(cards, table, show_hidden=show_hidden).problems()
+        names = audit.Names(cards, table, show_hidden=show_hidden)
+        problems += names.problems() + names.unknown(urls or {})
     if problems or table is None:
         raise CardError(problems)
-    return Registry(cards, table, show_hidden=show_hidden)
+    registry = Registry(cards, table, show_hidden=show_hidden, urls=urls)
+    try:
+        registry.annotator("")
+    except UnservedModelError as error:
+        raise CardError([f"annotator: {error}"]) from error
+    return registry
 
 
 def _quote(name: str) -> str:

@@ -44,7 +44,7 @@ class Routes(_Strict):
     """The public name that a request without a model means."""
     aliases: dict[str, str] = Field(default_factory=dict)
     annotator: str | None = None
-    """The public name that annotates for models that cannot; refused while nothing uses it."""
+    """The public name of a model that annotates for those that cannot."""
     routes: dict[str, Route] = Field(default_factory=dict)
 
 

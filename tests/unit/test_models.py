@@ -22,6 +22,11 @@ source: here
 """
 
 
+VISION = "vision: {rule: patches, side: 28, rounding: up, max_tokens: 2000}"
+SERVER = f"max_tokens: 500\ncontext: 4096\n{VISION}\n"
+ANNOTATES = "annotation: {by: chat}\n"
+
+
 def make_card(name: str, **facts: object) -> Card:
     plain = {"engine": "echo", "parser": "plain", "name": "n", "description": "d"}
     return Card.model_validate({"id": name, **plain, "licence": "MIT", "source": "s", **facts})
@@ -30,7 +35,8 @@ def make_card(name: str, **facts: object) -> Card:
 def make_registry(**routes: object) -> Registry:
     cards = [
         make_card("cpu", embedded=True, aliases=("small",)),
-        make_card("org/vlm", capabilities={"annotation": True}),
+        make_card("org/vlm", annotation={"by": "chat"}, regions_card="org/boxes"),
+        make_card("org/boxes"),
         make_card("fake", embedded=True, hidden=True),
     ]
     return Registry(cards, Routes.model_validate({"default": "cpu", **routes}))
@@ -203,7 +209,8 @@ def test_hidden_cards_may_be_routed_to_when_they_are_shown(tmp_path: Path) -> No
             "default: a\nroutes: {r: {sticky: file, targets: [{card: a}]}}",
             "route r: sticky: file is not supported yet",
         ),
-        ("default: a\nannotator: b", "annotator: not supported yet"),
+        ("default: a\nannotator: b", "annotator: b cannot annotate"),
+        ("default: a\nannotator: gone", "annotator: there is no model or route 'gone'"),
     ],
 )
 def test_routes_that_would_not_do_what_they_say(tmp_path: Path, routes: str, problem: str) -> None:
@@ -229,7 +236,9 @@ def test_no_card_is_called_default(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_a_problem_and_hides_no_other(tmp_path: Path) -> None:
     (tmp_path / "models" / "b.yaml").mkdir(parents=True)
     (tmp_path / "models" / "c.yaml").write_text("name: 2026-02-30\n")
-    (tmp_path / "models" / "d.yaml").write_text(CARD.format(id="d").replace("plain", "odd"))
+    (tmp_path / "models" / "d.yaml").write_text(
+        CARD.format(id="d").replace("plain", "odd") + "embedded: true\n"
+    )
     (tmp_path / "routes.yaml").mkdir()
     with pytest.raises(CardError) as caught:
         load(tmp_path / "models", tmp_path / "routes.yaml", engines=["echo"], parsers=["plain"])
@@ -260,8 +269,61 @@ def test_a_route_may_choose_anew_for_each_request() -> None:
     assert answers("request") == {"cpu", "org/vlm"}
 
 
-def test_an_annotator_annotates_for_all() -> None:
-    assert make_registry(annotator="org/vlm").annotators() == ["cpu"]
+def test_the_routes_name_an_annotator() -> None:
+    assert make_registry().annotator("org") is None
+    target = {"card": "org/vlm", "urls": ["http://gpu:8000/v1"]}
+    registry = make_registry(annotator="chat", routes={"chat": {"targets": [target]}})
+    found = registry.annotator("org")
+    assert found is not None
+    assert (found.card.id, found.urls) == ("org/vlm", ("http://gpu:8000/v1",))
+
+
+def test_an_annotator_that_no_server_runs_is_a_problem(tmp_path: Path) -> None:
+    found = problems_of(
+        tmp_path, "default: a\nannotator: b", a="embedded: true\n", b=SERVER + ANNOTATES
+    )
+    assert len(found) == 1
+    assert found[0].startswith("annotator: The model 'b' is known, but no server runs it")
+
+
+def test_an_address_in_the_settings_serves_a_card() -> None:
+    urls = {"org/vlm": ("http://gpu:8000/v1",)}
+    cards = [make_card("cpu", embedded=True), make_card("org/vlm", aliases=("vlm",))]
+    registry = Registry(cards, Routes(default="cpu"), urls=urls)
+    assert registry.names() == ["cpu", "org/vlm"]
+    assert registry.choose("vlm", "org").urls == urls["org/vlm"]
+    assert registry.servers() == {"cpu": (), **urls}
+
+
+def test_an_address_for_no_card_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(CARD.format(id="a") + "embedded: true\n")
+    (tmp_path / "routes").write_text("default: a")
+    with pytest.raises(CardError) as caught:
+        load(
+            tmp_path,
+            tmp_path / "routes",
+            engines=["echo"],
+            parsers=["plain"],
+            urls={"b": ("http://gpu/v1",)},
+        )
+    assert caught.value.problems == ["RECTO_ENGINE_URLS: there is no model or route 'b'"]
+
+
+def test_pictures_are_read_by_the_weights_that_know_where_they_are() -> None:
+    urls = {"org/vlm": ("http://plain/v1",), "org/boxes": ("http://boxes/v1",)}
+    cards = [make_card("org/vlm", regions_card="org/boxes"), make_card("org/boxes")]
+    registry = Registry(cards, Routes(default="org/vlm"), urls=urls)
+    choice = registry.choose("org/vlm", "org", pictures=True)
+    assert (choice.name, choice.card.id) == ("org/vlm", "org/boxes")
+    assert (choice.urls, choice.missing) == (("http://boxes/v1",), None)
+    assert registry.choose("org/vlm", "org").card.id == "org/vlm"
+
+
+def test_without_those_weights_the_plain_ones_read_and_it_is_known() -> None:
+    cards = [make_card("org/vlm", regions_card="org/boxes"), make_card("org/boxes")]
+    registry = Registry(cards, Routes(default="org/vlm"), urls={"org/vlm": ("http://plain/v1",)})
+    choice = registry.choose("org/vlm", "org", pictures=True)
+    assert (choice.card.id, choice.missing) == ("org/vlm", "org/boxes")
 
 
 def test_an_alias_of_the_default_is_listed_whatever_the_default_is_called() -> None:
