@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ocr_api.engines import Engine, PageTask
+from ocr_api.engines import Engine, PageTask, Question, Supplies
 from ocr_api.processes import Pool
 from ocr_api.result import Reading, Usage
 
@@ -18,7 +18,7 @@ class _Counting(Engine):
     """Counts what it is asked."""
 
     def __init__(self) -> None:
-        super().__init__(no_pool)
+        super().__init__(Supplies(no_pool))
         self.seen: list[int] = []
         self.finished: list[int] = []
         self.running = 0
@@ -108,3 +108,27 @@ class Truncating(_Counting):
 
     async def answer(self, index: int) -> Reading:
         return Reading(f"cut {index}", finish_reason="length")
+
+
+class Scripted(Engine):
+    """Gives the readings it was made with, one per call, the last of them for ever."""
+
+    def __init__(self, *readings: Reading | Exception) -> None:
+        super().__init__(Supplies(no_pool))
+        self._readings = list(readings)
+        self.tasks: list[PageTask] = []
+        self.questions: list[Question] = []
+
+    async def read(self, task: PageTask) -> Reading:
+        self.tasks.append(task)
+        return self._next()
+
+    async def ask(self, question: Question) -> Reading:
+        self.questions.append(question)
+        return self._next()
+
+    def _next(self) -> Reading:
+        reading = self._readings.pop(0) if len(self._readings) > 1 else self._readings[0]
+        if isinstance(reading, Exception):
+            raise reading
+        return reading

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from files_api.kit.errors import EngineUnavailable, PageFailed
 from model_registry.card import Card, read_cards
-from ocr_api.engines import PageTask, rapidocr
+from ocr_api.engines import PageTask, Supplies, rapidocr
 from ocr_api.engines.rapidocr import RapidOcr, believed, believed_turn
 from ocr_api.pages import DrawnPage, Pages
 from ocr_api.parsers.layout import Layout
@@ -42,7 +42,7 @@ def instead(entry: str) -> Callable[[str, int], Pool]:
 @pytest.fixture
 async def engine() -> AsyncIterator[RapidOcr]:
     """The engine with its own children."""
-    engine = RapidOcr(make_pool)
+    engine = RapidOcr(Supplies(make_pool))
     await engine.start()
     yield engine
     await engine.close()
@@ -53,7 +53,7 @@ async def fails(entry: str, error: type[Exception], card: Card = CARD) -> str:
     engine = RapidOcr(instead(entry))
     try:
         with pytest.raises(error) as caught:
-            await engine.read(PageTask(PAGE, card, None))
+            await engine.read(PageTask(page=PAGE, card=card))
     finally:
         await engine.close()
     return str(caught.value)
@@ -82,7 +82,7 @@ async def test_a_turned_page_is_read_upright(engine: RapidOcr, degrees: int) -> 
     few_lines().rotate(degrees, expand=True).save(out, "JPEG")
     size = (500, 900) if degrees % 180 else (900, 500)
     page = DrawnPage(0, *size, 150, out.getvalue(), blank=False, pictures=())
-    reading = await engine.read(PageTask(page, CARD, None))
+    reading = await engine.read(PageTask(page=page, card=CARD))
     assert reading.turned == degrees
     markdown = Layout().parse(reading, ()).markdown
     order = [markdown.find(word) for word in ("keeper", "lighthouse", "weather", "nine")]
@@ -108,7 +108,7 @@ async def test_it_reads_the_demo_scan(engine: RapidOcr) -> None:
         page = await pages.draw(scan, "application/pdf", 0, CARD.render)
     finally:
         await pages.close()
-    reading = await engine.read(PageTask(page, CARD, None))
+    reading = await engine.read(PageTask(page=page, card=CARD))
     truth = (ROOT / "docs" / "demo" / "scan.txt").read_text("utf-8").split("\f")[0]
     markdown = Layout().parse(reading, page.pictures).markdown
     expected = words(truth)
@@ -150,7 +150,7 @@ async def test_a_narrow_strip_is_read_within_the_memory(engine: RapidOcr) -> Non
     held = io.BytesIO()
     strip.save(held, "JPEG")
     page = DrawnPage(0, 70, 1754, 150, held.getvalue(), blank=False, pictures=())
-    lines = (await engine.read(PageTask(page, CARD, None))).lines
+    lines = (await engine.read(PageTask(page=page, card=CARD))).lines
     assert [line.text for line in lines] == ["Lamp", "Oil", "Stove"]
     assert [round(line.box.top, 1) for line in lines] == [0.0, 0.4, 0.7]
     assert all(line.box.right > 0.4 for line in lines)
@@ -163,7 +163,7 @@ async def test_it_says_how_many_pages_it_reads_at_once(engine: RapidOcr) -> None
 async def test_what_is_no_picture_fails_and_the_child_lives(engine: RapidOcr) -> None:
     for _ in range(2):
         with pytest.raises(PageFailed, match=r"Page 3 .*could not be read: no_image"):
-            await engine.read(PageTask(PAGE, CARD, None))
+            await engine.read(PageTask(page=PAGE, card=CARD))
 
 
 async def test_a_child_that_is_killed_twice_is_not_the_pages_fault() -> None:
@@ -180,7 +180,7 @@ async def test_a_child_that_dies_fails_the_page() -> None:
 async def test_a_child_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     engine = RapidOcr(instead("dies_once"))
     page = replace(PAGE, jpeg=str(tmp_path / "died").encode())
-    reading = await engine.read(PageTask(page, CARD, None))
+    reading = await engine.read(PageTask(page=page, card=CARD))
     await engine.close()
     assert [line.text for line in reading.lines] == ["a line"]
     assert (tmp_path / "died").exists()
@@ -250,7 +250,7 @@ def test_rectangles_of_turned_lines() -> None:
 
 
 async def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = RapidOcr(make_pool)
+    engine = RapidOcr(Supplies(make_pool))
     assert await engine.problem(CARD, None) is None
 
     def find(name: str) -> object | None:
@@ -266,11 +266,11 @@ async def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_a_cancelled_read_leaves_the_engine_usable() -> None:
     engine = RapidOcr(instead("answers_late"))
-    reading = asyncio.ensure_future(engine.read(PageTask(PAGE, CARD, None)))
+    reading = asyncio.ensure_future(engine.read(PageTask(page=PAGE, card=CARD)))
     await asyncio.sleep(0.1)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    found = await engine.read(PageTask(PAGE, CARD, None))
+    found = await engine.read(PageTask(page=PAGE, card=CARD))
     assert [line.text for line in found.lines] == ["a line"]
     await engine.close()

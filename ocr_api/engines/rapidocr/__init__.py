@@ -14,7 +14,7 @@ from typing import Any
 
 from files_api.kit.errors import EngineUnavailable, PageFailed
 from model_registry.card import Card
-from ocr_api.engines import Engine, PageTask, PoolMaker
+from ocr_api.engines import Engine, PageTask, Supplies
 from ocr_api.processes import (
     ChildDied,
     ChildKilled,
@@ -38,8 +38,8 @@ MAX_CHARACTERS = 4000
 class RapidOcr(Engine):
     """Reads pages line by line; takes no prompt and counts no tokens."""
 
-    def __init__(self, make_pool: PoolMaker) -> None:
-        self._pool: Pool = make_pool(ENTRY, MEMORY_BYTES)
+    def __init__(self, supplies: Supplies) -> None:
+        self._pool: Pool = supplies.make_pool(ENTRY, MEMORY_BYTES)
         self.places = self._pool.size
 
     async def read(self, task: PageTask) -> Reading:
