@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
@@ -20,7 +21,7 @@ from model_registry.registry import Registry, load
 from ocr_api import migrations
 from ocr_api.apis import Check, Door, Services
 from ocr_api.documents import Documents, OpensFiles
-from ocr_api.engines import Engine
+from ocr_api.engines import Engine, Supplies
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
 from ocr_api.pipeline import Pipeline, Recorder
@@ -68,6 +69,7 @@ def _load(settings: Settings) -> Registry:
         engines=named.names(ENGINES),
         parsers=named.names(PARSERS),
         show_hidden=settings.show_hidden_models,
+        urls=settings.engine_urls,
     )
 
 
@@ -80,8 +82,12 @@ class Workshop:
         self.pages = Pages(
             settings.count_render_processes(), _render_limits(settings), settings.max_pixels
         )
+        key = settings.engine_api_key
+        supplies = Supplies(
+            partial(_engine_pool, settings), key.get_secret_value() if key else None
+        )
         self.engines = {
-            name: named.leaf(ENGINES, name, Engine)(partial(_engine_pool, settings))  # type: ignore[type-abstract]
+            name: named.leaf(ENGINES, name, Engine)(supplies)  # type: ignore[type-abstract]
             for name in sorted({card.engine for card in self.registry.cards()})
         }
         self._scratch = Scratch(settings.data_dir / "scratch")
@@ -174,8 +180,11 @@ def _checks(files: FilesService, workshop: Workshop) -> dict[str, Check]:
         "blob store": files.blobs.check,
         "drawing": partial(_drawing_check, workshop),
     }
+    servers = workshop.registry.servers()
     for card in workshop.registry.cards():
-        checks[f"model {card.id}"] = partial(_engine_check, workshop, card)
+        for url in servers[card.id] or (None,):
+            where = f" at {urlsplit(url).netloc}" if url else ""
+            checks[f"model {card.id}{where}"] = partial(_engine_check, workshop, card, url)
     return checks
 
 
@@ -183,8 +192,8 @@ async def _drawing_check(workshop: Workshop) -> str | None:
     return workshop.pages.problem()
 
 
-async def _engine_check(workshop: Workshop, card: Card) -> str | None:
-    return await workshop.engines[card.engine].problem(card, None)
+async def _engine_check(workshop: Workshop, card: Card, url: str | None) -> str | None:
+    return await workshop.engines[card.engine].problem(card, url)
 
 
 def _engine_pool(settings: Settings, entry: str, memory_bytes: int) -> Pool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import orjson
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
@@ -19,8 +22,11 @@ from uvicorn.supervisors import Multiprocess
 from files_api.kit.db import Database, async_url
 from files_api.kit.errors import AppError
 from files_api.kit.observe import set_up_logs
+from model_registry import serving
+from model_registry.card import Card, CardError, read_cards
 from model_registry.registry import Registry
-from ocr_api import app, checks, migrations, offline
+from model_registry.serving import NoServerError
+from ocr_api import app, checks, migrations, offline, servers
 from ocr_api.offline import NoFiles, forget
 from ocr_api.request import OcrOptions
 from ocr_api.selection import PageSelection
@@ -46,10 +52,14 @@ def main() -> None:
     help="Port; 0 takes a free one.",
 )  # fmt: skip
 @click.option(
+    "--with-vllm", "cards", multiple=True, metavar="CARD",
+    help="Start a vLLM server for this model, too; may be repeated.",
+)  # fmt: skip
+@click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(min=1),
     help="API processes (PostgreSQL only).",
 )  # fmt: skip
-def serve(host: str, port: int, workers: int) -> None:
+def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
     """Serve the APIs over HTTP."""
     if not _is_loopback(host):
         _fail(
@@ -61,7 +71,7 @@ def serve(host: str, port: int, workers: int) -> None:
     if workers > 1 and async_url(settings.effective_database_url()).get_backend_name() == "sqlite":
         _fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
     # Listen before the database is opened: a second server must not touch it.
-    with _listen(host, port) as listener:
+    with _listen(host, port) as listener, _vllm_servers(settings, cards) as settings:
         set_up_logs(settings.log_level)
         if workers == 1:
             started = _serve_here(settings, listener)
@@ -69,6 +79,45 @@ def serve(host: str, port: int, workers: int) -> None:
             started = _serve_in_processes(settings, listener, workers)
     if not started:
         _fail("The service could not start; the log lines above say why.")
+
+
+@contextmanager
+def _vllm_servers(settings: Settings, names: Sequence[str]) -> Iterator[Settings]:
+    """Run a vLLM server for each card; give the settings that know their addresses."""
+    if not names:
+        yield settings
+        return
+    cards = [_card(settings, name) for name in names]
+    try:
+        program = servers.find_vllm(settings.vllm_bin, configs().parent)
+        fleet = servers.Servers(
+            cards,
+            program,
+            settings.data_dir / "vllm",
+            plugins=configs() / "vllm",
+            say=lambda line: click.echo(line, err=True),
+        )
+        with servers.beside(fleet):
+            # The environment, and not only these settings: worker processes read it anew.
+            urls = {**settings.engine_urls, **fleet.urls}
+            os.environ["RECTO_ENGINE_URLS"] = orjson.dumps(urls).decode()
+            yield _configuration()[0]
+    except (NoServerError, servers.ServerFailed, servers.VllmMissing) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("Stopped while the vLLM servers were starting.")
+
+
+def _card(settings: Settings, name: str) -> Card:
+    """Return the card that a person names, by its id or an alias."""
+    try:
+        cards = read_cards(settings.models_dir)
+    except CardError as error:
+        _fail(*error.problems)
+    found = next((card for card in cards if name in (card.id, *card.aliases)), None)
+    if found is None:
+        _fail(f"There is no card {name!r}. Cards here: {', '.join(card.id for card in cards)}.")
+    return found
 
 
 def worker() -> ASGIApp:
@@ -219,6 +268,27 @@ def read(
         _fail(error.message)
     if failed:
         raise SystemExit(1)
+
+
+@main.command()
+@click.argument("card")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the server.")
+@click.option(
+    "--port", default=8100, show_default=True, type=click.IntRange(1, 65535),
+    help="Port of the server.",
+)  # fmt: skip
+def vllm(card: str, host: str, port: int) -> None:
+    """Print the command that serves CARD with vLLM."""
+    settings, problems = checks.read_settings()
+    if problems:
+        _fail(*problems)
+    try:
+        line = serving.shell(
+            _card(settings, card), host=host, port=port, plugins=configs() / "vllm"
+        )
+    except NoServerError as error:
+        _fail(str(error))
+    click.echo(line)
 
 
 @main.command()

@@ -10,13 +10,15 @@ Doors replace marks by their client's placeholder, or by nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 # Private-use characters (Unicode 23.5.1): no text that a reader sees holds them, and `plain`
 # removes them from what an engine says, so that a document cannot forge a mark.
-_OPEN, _CLOSE = "\ue000", "\ue001"
+_OPEN, _CLOSE, _GONE = "\ue000", "\ue001", "\ue002"
+_WITHOUT = str.maketrans("", "", _OPEN + _CLOSE + _GONE)
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+_TABLE_MARK = re.compile(f"{_OPEN}t(\\d+){_CLOSE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,15 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of a model's answer; the texts of all of them, joined, are the answer."""
+
+    text: str
+    probability: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What an engine says of one page, before a parser understood it.
 
@@ -94,6 +105,11 @@ class Reading:
     lines: tuple[Line, ...] = ()
     usage: Usage = Usage()
     finish_reason: str = "stop"
+    """``stop``: the model ended by itself; ``length``: it ran out of room; ``repetition`` and
+    ``implausible``: the answer was stopped because it looped, or grew beyond what the page can
+    hold."""
+    tokens: tuple[Token, ...] = ()
+    """Pieces with probabilities, where the task asked for them and the engine has them."""
     turned: int = 0
     """Degrees clockwise (0, 90, 180, 270) that the engine turned the page by to read it; boxes are
     of the turned page."""
@@ -122,16 +138,17 @@ class Region:
 
     box: Box
     image: bytes | None = None
+    annotation: str | None = None
+    """A JSON string that says what the picture shows, where the caller gave a schema for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
-    """What a parser made of a reading."""
+class Table:
+    """A table that was moved out of the markdown."""
 
-    markdown: str
-    blocks: tuple[Block, ...] = ()
-    confidences: tuple[float, ...] = ()
-    """Confidence of each line, 0 to 1; empty where the engine has none."""
+    content: str
+    format: str
+    """``html`` or ``markdown``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +158,26 @@ class Warn:
     code: str
     message: str
     param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a parser made of a reading."""
+
+    markdown: str
+    """The page without its running header and footer."""
+    blocks: tuple[Block, ...] = ()
+    confidences: tuple[float, ...] = ()
+    """Confidence of each line, 0 to 1; empty where the engine has none."""
+    regions: tuple[Box, ...] | None = None
+    """Where the notation says that pictures stand; marks and blocks number these. None: it does
+    not say, and marks number the pictures that the parser was given."""
+    header: str | None = None
+    footer: str | None = None
+    turn: int = 0
+    """Degrees clockwise (0, 90, 180, 270) by which the model says the page should be turned."""
+    warnings: tuple[Warn, ...] = ()
+    """About pictures; shown where pictures are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +192,16 @@ class Page:
     markdown: str = ""
     blocks: tuple[Block, ...] = ()
     regions: tuple[Region, ...] = ()
+    tables: tuple[Table, ...] = ()
+    """Tables that the caller wanted apart; ``table_mark(n)`` in the markdown is table n."""
+    header: str | None = None
+    footer: str | None = None
+    hyperlinks: tuple[str, ...] = ()
     confidences: tuple[float, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    """What the model said piece by piece, where the caller asked for confidence."""
+    annotation: str | None = None
+    """What the model answered for the document's schema, or prompt, on this page."""
     usage: Usage = Usage()
     seconds: float = 0.0
     """Wall-clock time of drawing and reading."""
@@ -191,11 +237,39 @@ def replace_marks(markdown: str, render: Callable[[int], str]) -> str:
 
     A mark that becomes nothing takes its paragraph break with it.
     """
-    text = _MARK.sub(lambda found: render(int(found[1])) or _OPEN, markdown)
-    text = re.sub(f"(?:^|\n\n){_OPEN}(?=\n\n|$)", "", text).removeprefix("\n\n")
-    return text.replace(_OPEN, "")
+    text = _MARK.sub(lambda found: render(int(found[1])) or _GONE, markdown)
+    text = re.sub(f"(?:^|\n\n){_GONE}(?=\n\n|$)", "", text).removeprefix("\n\n")
+    return text.replace(_GONE, "")
+
+
+def table_mark(number: int) -> str:
+    """Return the mark of table ``number`` of the page."""
+    return f"{_OPEN}t{number}{_CLOSE}"
+
+
+def replace_table_marks(markdown: str, render: Callable[[int], str]) -> str:
+    """Return the markdown with every mark of a table replaced by ``render(table number)``."""
+    return _TABLE_MARK.sub(lambda found: render(int(found[1])), markdown)
+
+
+def keep_regions(parsed: Parsed, kept: Sequence[int]) -> Parsed:
+    """Return the page with these of its regions only, numbered anew in the order given.
+
+    Marks of the others vanish from the markdown, and image blocks of the others with them.
+    """
+    places = {old: new for new, old in enumerate(kept)}
+    markdown = replace_marks(
+        parsed.markdown, lambda old: mark(places[old]) if old in places else ""
+    )
+    blocks = tuple(
+        block if block.region is None else replace(block, region=places[block.region])
+        for block in parsed.blocks
+        if block.region is None or block.region in places
+    )
+    regions = parsed.regions and tuple(parsed.regions[old] for old in kept)
+    return replace(parsed, markdown=markdown, blocks=blocks, regions=regions)
 
 
 def plain(text: str) -> str:
     """Return engine text without the characters that make a mark."""
-    return text.replace(_OPEN, "").replace(_CLOSE, "")
+    return text.translate(_WITHOUT)

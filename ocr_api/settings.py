@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from files_api.settings import FilesSettings
@@ -52,6 +53,13 @@ class Settings(FilesSettings):
     """Address space of a drawing process, in MiB."""
     engine_processes: Annotated[int, Field(ge=0, le=512)] = 0
     """Processes of the CPU engine; 0 means one per core, as many as memory allows."""
+    engine_urls: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Servers that run models: a JSON object of base URLs by card id, one or a list; such a card
+    needs no route."""
+    engine_api_key: SecretStr | None = None
+    """Key that is sent to those servers, and to the ones in routes; empty means none."""
+    vllm_bin: Path | None = None
+    """The `vllm` program of `--with-vllm`; empty means the one of `make vllm`, or on the PATH."""
     fetch_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
     """Seconds that fetching a document URL may take in all."""
     fetch_allow: Annotated[tuple[str, ...], NoDecode] = ()
@@ -59,6 +67,22 @@ class Settings(FilesSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level of the log lines on standard error."""
+
+    @field_validator("engine_urls", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {name: (url,) if isinstance(url, str) else url for name, url in value.items()}
+
+    @field_validator("engine_urls")
+    @classmethod
+    def _check_urls(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, urls in value.items():
+            parts = [urlsplit(url) for url in urls]
+            if not urls or not all(one.scheme in {"http", "https"} and one.netloc for one in parts):
+                raise ValueError(f"{name} needs addresses such as http://host:8000/v1")
+        return {name: tuple(url.rstrip("/") for url in urls) for name, urls in value.items()}
 
     @field_validator("doors", "fetch_allow", mode="before")
     @classmethod

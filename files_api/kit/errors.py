@@ -7,16 +7,18 @@ The tree, with the HTTP status of each:
     │   ├── InvalidJson, MissingDocument, InvalidFileId, InvalidBase64, InvalidLink
     │   ├── UnsupportedFormat, DocumentEmpty, DocumentDamaged, DocumentEncrypted
     │   ├── TooManyPages, PagesOutOfRange, ImageTooLarge, DocumentTooComplex
-    │   ├── ModelUnknown, ModelUnavailable, AnnotationUnsupported, AnswerTooLarge
+    │   ├── ModelUnknown, ModelUnavailable, AnnotationUnsupported
+    │   ├── ContextTooLong, AnswerTooLarge
     │   └── FetchRefused, FetchFailed
     ├── Forbidden 403 ── LinkForbidden, CallerRefused
     ├── NotFound 404 ── FileNotFound, ModelNotFound
     ├── MethodNotAllowed 405
     ├── BodyTimeout 408
     ├── TooLarge 413
-    ├── ValidationFailed 422
-    ├── InternalError 500 ── PageFailed
-    ├── Unavailable 503 ── StorageUnavailable, EngineUnavailable, Overloaded
+    ├── ValidationFailed 422 ── SchemaRefused
+    ├── InternalError 500 ── PageFailed, AnnotationFailed
+    ├── Unavailable 503 ── StorageUnavailable, Overloaded, EngineUnavailable ── EngineBusy
+    ├── EngineTimeout 504
     └── StorageFull 507
 
 Why: the class is the whole error. A door chooses only the JSON shape.
@@ -160,6 +162,12 @@ class AnnotationUnsupported(InvalidRequest):
     code = "annotation_not_supported"
 
 
+class ContextTooLong(InvalidRequest):
+    """The page and its prompt are longer than the model's context: shorten the prompt."""
+
+    code = "context_too_long"
+
+
 class AnswerTooLarge(InvalidRequest):
     """The answer would be larger than this server sends: select fewer pages, or fewer pictures."""
 
@@ -265,6 +273,12 @@ class ValidationFailed(AppError):
         return self.items or [{"loc": loc, "msg": self.message, "type": "value_error"}]
 
 
+class SchemaRefused(ValidationFailed):
+    """The annotation schema is not one that an answer can be held to."""
+
+    code = "schema_refused"
+
+
 class InternalError(AppError):
     """The server failed; the request id leads to the cause in its log."""
 
@@ -273,6 +287,12 @@ class PageFailed(InternalError):
     """A page could not be read."""
 
     code = "ocr_failed"
+
+
+class AnnotationFailed(InternalError):
+    """The pages were read, and no valid annotation could be made of them."""
+
+    code = "annotation_failed"
 
 
 class Unavailable(AppError):
@@ -295,10 +315,24 @@ class EngineUnavailable(Unavailable):
     code = "engine_unavailable"
 
 
+class EngineBusy(EngineUnavailable):
+    """The engine that runs this model has all the work it takes; try again."""
+
+    code = "engine_busy"
+
+
 class Overloaded(Unavailable):
     """The server has all the work it can hold; try again."""
 
     code = "overloaded"
+
+
+class EngineTimeout(AppError):
+    """The engine took longer over a page than its card allows."""
+
+    status = 504
+    code = "engine_timeout"
+    retry_after = 30
 
 
 class StorageFull(AppError):

@@ -73,7 +73,7 @@ def entry(name: str, card: Card, aliases: list[str]) -> dict[str, Any]:
             "function_calling": False,
             "fine_tuning": False,
             "classification": False,
-            "annotation": card.capabilities.annotation,
+            "annotation": card.annotation is not None,
             "free_prompts": card.capabilities.free_prompts,
             "blocks": card.capabilities.blocks,
         },

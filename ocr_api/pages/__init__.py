@@ -127,8 +127,8 @@ class Pages:
     async def draw(self, path: Path, media_type: str, index: int, render: Render) -> DrawnPage:
         """Return page ``index`` (from 0) as a JPEG.
 
-        Its longest edge is ``render.edge``, or less where the page is an image, or a scan, that
-        has fewer pixels.
+        Its longest edge is ``render.edge``, or less where ``render.dpi`` gives a page of a PDF
+        less, or where the page is an image, or a scan, that has fewer pixels.
 
         Raises:
             DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
@@ -141,8 +141,10 @@ class Pages:
             "type": media_type,
             "index": index,
             "edge": render.edge,
+            "dpi": render.dpi,
             "max_pixels": render.max_pixels,
             "quality": render.quality,
+            "chroma": render.chroma,
             "input_pixels": self._max_pixels,
         }
         answer, jpeg = await self._run(header, affinity=str(path), index=index)

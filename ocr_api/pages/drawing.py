@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from ocr_api.pages import images, pdf
+from ocr_api.pages.sizes import SizeLimits
 from ocr_api.processes.child import Refusal
 
 _KEPT_OPEN = 2
@@ -57,10 +58,9 @@ def handle(header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], byte
 
 
 def _draw(document: _Document, header: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    image, dpi, pictures = document.draw(
-        header["index"], header["edge"], header["max_pixels"], header["input_pixels"]
-    )
-    jpeg = _encode(image, header["quality"])
+    size = SizeLimits(header["edge"], header["dpi"], header["max_pixels"], header["input_pixels"])
+    image, dpi, pictures = document.draw(header["index"], size)
+    jpeg = _encode(image, header["quality"], header["chroma"])
     facts = {"width": image.width, "height": image.height, "dpi": dpi, "pictures": pictures}
     return {**facts, "blank": _is_blank(image, len(jpeg))}, jpeg
 
@@ -89,9 +89,9 @@ def _close(document: _Document) -> None:
         _open.pop(key).close()
 
 
-def _encode(image: Image.Image, quality: int) -> bytes:
+def _encode(image: Image.Image, quality: int, chroma: str = "4:2:0") -> bytes:
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling="4:2:0")
+    image.save(out, "JPEG", quality=quality, subsampling=chroma)
     return out.getvalue()
 
 

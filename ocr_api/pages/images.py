@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from ocr_api.pages.pictures import Sides
+from ocr_api.pages.sizes import SizeLimits
 from ocr_api.processes.child import Refusal
 
 Image.MAX_IMAGE_PIXELS = None  # `_check_size` comes before the pixels, with a limit of our own
@@ -68,21 +69,22 @@ class Frames:
             return 1
         return min(int(getattr(self._image, "n_frames", 1)), _MOST_FRAMES)
 
-    def draw(
-        self, index: int, edge: int, max_pixels: int, input_pixels: int
-    ) -> tuple[Image.Image, int, list[Sides]]:
+    def draw(self, index: int, limits: SizeLimits) -> tuple[Image.Image, int, list[Sides]]:
         """Return the frame upright as grey or RGB, its dpi, and no pictures.
+
+        What a file says of its paper is often wrong, so ``limits.dpi`` is not looked at.
 
         Raises:
             Refusal: damaged, too_large.
         """
-        _check_size(self._image, input_pixels)
+        _check_size(self._image, limits.input_pixels)
         if self._format in _SEVERAL_FRAMES:
             self._image.seek(index)
         elif index != 0:
             raise Refusal("damaged")
-        width, height = _check_size(self._image, input_pixels)
-        scale = min(1.0, edge / max(width, height), math.sqrt(max_pixels / (width * height)))
+        width, height = _check_size(self._image, limits.input_pixels)
+        within = math.sqrt(limits.max_pixels / (width * height))
+        scale = min(1.0, limits.edge / max(width, height), within)
         size = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
         if self._format == "JPEG":
             self._image.draft(None, (size[0] * 2, size[1] * 2))

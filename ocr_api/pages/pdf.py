@@ -18,6 +18,7 @@ from PIL import Image
 from pypdfium2 import raw
 
 from ocr_api.pages.pictures import Sides, choose, covers
+from ocr_api.pages.sizes import SizeLimits
 from ocr_api.processes.child import Refusal
 
 _SMALLEST = 8  # pixels of the short side, however narrow the page
@@ -69,15 +70,12 @@ class Pdf:
             raise Refusal("empty")
         return count
 
-    def draw(
-        self, index: int, edge: int, max_pixels: int, input_pixels: int
-    ) -> tuple[Image.Image, int, list[Sides]]:
+    def draw(self, index: int, size: SizeLimits) -> tuple[Image.Image, int, list[Sides]]:
         """Return the page as an image, its dpi, and the sides of its pictures.
 
         Raises:
             Refusal: damaged, empty.
         """
-        del input_pixels  # a page of a PDF is drawn within its own limit
         if not 0 <= index < self.count():
             raise Refusal("damaged")
         try:
@@ -87,7 +85,7 @@ class Pdf:
         try:
             points = _points(page)
             found = _Contents(page)
-            width, height = _pixels(points, edge, max_pixels, found.density)
+            width, height = _pixels(points, size, found.density)
             image = self._paint(page, width, height)
         finally:
             page.close()
@@ -123,19 +121,20 @@ def _points(page: Any) -> tuple[float, float]:
 
 
 def _pixels(
-    points: tuple[float, float], edge: int, max_pixels: int, density: float | None
+    points: tuple[float, float], size: SizeLimits, density: float | None
 ) -> tuple[int, int]:
-    """Return the size to draw: the longest side ``edge``, but no more than a scan has pixels."""
-    scale = edge / max(points)
+    """Return the size to draw: as large as allowed, but no larger than a scan has pixels."""
+    scale = size.edge / max(points)
+    if size.dpi is not None:
+        scale = min(scale, size.dpi / 72)
     if density is not None:
         scale = min(scale, density)
-    scale = min(scale, math.sqrt(max_pixels / (points[0] * points[1])))
+    scale = min(scale, math.sqrt(size.max_pixels / (points[0] * points[1])))
     width, height = (max(_SMALLEST, round(side * scale)) for side in points)
     # Rounding up, or the smallest side, may have passed the limit by a little.
-    if width * height > max_pixels:
-        width, height = (
-            (width, max_pixels // width) if width < height else (max_pixels // height, height)
-        )
+    most = size.max_pixels
+    if width * height > most:
+        width, height = (width, most // width) if width < height else (most // height, height)
     return width, height
 
 

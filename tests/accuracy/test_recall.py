@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from model_registry.card import read_cards
-from ocr_api.engines import PageTask
+from ocr_api.engines import PageTask, Supplies
 from ocr_api.engines.rapidocr import RapidOcr
 from ocr_api.pages import Pages
 from ocr_api.parsers.layout import Layout
@@ -94,14 +94,14 @@ async def test_no_word_is_lost_on_the_way() -> None:
         pools.append(Pool(entry, CORES, Limits(memory_bytes, 120.0)))
         return pools[-1]
 
-    engine = RapidOcr(make_pool)
+    engine = RapidOcr(Supplies(make_pool))
     bare = Pool("tests.accuracy.bare:read", 1, Limits(3 << 30, 120.0))
 
     async def compare(sample: Sample) -> tuple[float, float]:
         path = DOCUMENTS / sample.path
         page = await pages.draw(path, sample.media_type, 0, card.render)
         _, raw = await bare.call({}, page.jpeg)
-        reading = await engine.read(PageTask(page, card, None))
+        reading = await engine.read(PageTask(page=page, card=card))
         markdown = replace_marks(Layout().parse(reading, page.pictures).markdown, lambda _: "")
         truth = words(path.with_name(path.name + sample.truth).read_text("utf-8"))
         return recall(words(markdown), truth), recall(words("\n".join(json.loads(raw))), truth)

@@ -17,7 +17,7 @@ from files_api.kit.bodies import JsonBodies
 from model_registry.card import Card, read_cards
 from ocr_api import app, exports
 from ocr_api.apis import Door, Services
-from ocr_api.engines import Engine, PageTask
+from ocr_api.engines import Engine, PageTask, Supplies
 from ocr_api.exports import Export
 from ocr_api.pages import DrawnPage
 from ocr_api.parsers import Parser
@@ -52,7 +52,7 @@ def drawn(jpeg: bytes, width: int, height: int) -> DrawnPage:
 @pytest.fixture(params=EMBEDDED, ids=lambda card: card.id)
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Engine, Card]]:
     card: Card = request.param
-    made = named.leaf(app.ENGINES, card.engine, Engine)(make_pool)  # type: ignore[type-abstract]
+    made = named.leaf(app.ENGINES, card.engine, Engine)(Supplies(make_pool))  # type: ignore[type-abstract]
     await made.start()
     yield made, card
     await made.close()
@@ -62,7 +62,7 @@ async def test_engine_reads_a_page(engine: tuple[Engine, Card]) -> None:
     made, card = engine
     assert await made.problem(card, None) is None
     page = drawn(samples.print_jpeg((600, 300)), 600, 300)
-    reading = await made.read(PageTask(page, card, card.prompts.get("document")))
+    reading = await made.read(PageTask(page=page, card=card, prompt=card.prompts.get("document")))
     assert isinstance(reading, Reading)
     assert reading.finish_reason == "stop"
     assert reading.usage.prompt_tokens >= 0
@@ -82,9 +82,19 @@ def test_every_engine_has_a_card() -> None:
 share = st.floats(0, 1)
 boxes = st.builds(Box.of, share, share, share, share)
 lines = st.builds(Line, st.text(max_size=30), boxes, share)
-readings = st.builds(
-    Reading, text=st.text(max_size=300), lines=st.lists(lines, max_size=12).map(tuple)
+notation = st.sampled_from(
+    [
+        "<|ref|>image<|/ref|><|det|>[[10, 20, 300, 400]]<|/det|>\n",
+        "<|ref|>text<|/ref|><|det|>[[1, 2, 30, 40]]<|/det|>\n",
+        "![image](image_1.png) 120,300,480,700\n",
+        "![image](image_2.png)\n",
+        "<img>A chart</img>",
+        "```markdown\n",
+        "---\nis_rotation_valid: False\nrotation_correction: 90\n---\n",
+    ]
 )
+texts = st.lists(notation | st.text(max_size=40), max_size=12).map("".join)
+readings = st.builds(Reading, text=texts, lines=st.lists(lines, max_size=12).map(tuple))
 
 
 @pytest.mark.parametrize("name", named.names(app.PARSERS))
@@ -95,11 +105,12 @@ def test_parser_never_raises_and_marks_each_picture_once(
     parser = named.leaf(app.PARSERS, name, Parser)()  # type: ignore[type-abstract]
     parsed = parser.parse(reading, pictures)
     assert isinstance(parsed, Parsed)
-    for number in range(len(pictures)):
+    regions = pictures if parsed.regions is None else parsed.regions
+    for number in range(len(regions)):
         assert parsed.markdown.count(mark(number)) == 1
-    assert mark(len(pictures)) not in parsed.markdown
+    assert mark(len(regions)) not in parsed.markdown
     for block in parsed.blocks:
-        assert block.region is None or block.region < len(pictures)
+        assert block.region is None or block.region < len(regions)
 
 
 @pytest.mark.parametrize("name", named.names(app.PARSERS))

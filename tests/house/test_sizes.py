@@ -15,9 +15,12 @@ PACKAGES = ("model_registry", "files_api", "ocr_api")
 MODULES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
 HOMES = {
-    "aiohttp": ("ocr_api/outbound/", "ocr_api/engines/vllm.py"),
+    "aiohttp": ("ocr_api/outbound/", "ocr_api/engines/vllm/"),
     "alembic": ("ocr_api/migrations/",),
     "cv2": ("ocr_api/engines/rapidocr",),
+    "jsonschema": ("ocr_api/annotate/",),
+    "jsonschema_specifications": ("ocr_api/annotate/",),
+    "referencing": ("ocr_api/annotate/",),
     "fastapi": (
         "ocr_api/apis/",
         "ocr_api/app.py",

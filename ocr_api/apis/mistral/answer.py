@@ -17,9 +17,19 @@ import pybase64
 
 from files_api.kit.errors import AnswerTooLarge
 from ocr_api.apis.mistral import wire
+from ocr_api.markup.confidence import words
 from ocr_api.pipeline import Run
 from ocr_api.request import OcrOptions
-from ocr_api.result import Block, Page, Region, Usage, Warn, replace_marks
+from ocr_api.result import (
+    Block,
+    Page,
+    Region,
+    Table,
+    Usage,
+    Warn,
+    replace_marks,
+    replace_table_marks,
+)
 
 
 class Answer:
@@ -31,6 +41,7 @@ class Answer:
         self._pages: list[bytes] = []
         self._size = 0
         self._images = 0
+        self._tables = 0
         self._warnings: set[Warn] = set()
 
     def add(self, page: Page) -> None:
@@ -39,8 +50,9 @@ class Answer:
         Raises:
             AnswerTooLarge: the pages so far are longer than one answer may be.
         """
-        piece = orjson.dumps(_page(page, self._options, self._images))
+        piece = orjson.dumps(_page(page, self._options, self._images, self._tables))
         self._images += len(page.regions)
+        self._tables += len(page.tables)
         self._warnings.update(page.warnings)
         self._size += len(piece)
         if self._size > self._max_bytes:
@@ -56,11 +68,18 @@ class Answer:
         """Return the whole answer in pieces, which joined are one JSON object."""
         usage = _tokens(run.tokens)
         before = {"id": f"ocr-{run.request.id}", "object": "ocr", "model": run.choice.name}
+        counted: wire.UsageInfo = {
+            "pages_processed": run.read,
+            "doc_size_bytes": run.document.size,
+            "prompt_tokens": usage["prompt_tokens"],
+            "completion_tokens": usage["completion_tokens"],
+            "total_tokens": usage["total_tokens"],
+        }
+        if run.plan.annotates:
+            counted["pages_processed_annotation"] = run.annotated
         after = {
-            "document_annotation": None,
-            "usage_info": wire.UsageInfo(
-                pages_processed=run.read, doc_size_bytes=run.document.size, **usage
-            ),
+            "document_annotation": run.annotation,
+            "usage_info": counted,
             "usage": usage,
             "warnings": _warnings(run.warnings),
         }
@@ -72,36 +91,83 @@ class Answer:
         ]
 
 
-def _page(page: Page, options: OcrOptions, first: int) -> wire.Page:
-    """Return one page; ``first`` is the document-wide number of its first picture."""
+def _page(page: Page, options: OcrOptions, first: int, first_table: int) -> wire.Page:
+    """Return one page; ``first`` and ``first_table`` are document-wide numbers.
 
-    def placeholder(number: int) -> str:
-        if number >= len(page.regions):
-            return ""
-        name = _image_id(first + number)
-        return f"![{name}]({name})"
-
+    They are those of the page's first picture and of its first table.
+    """
+    markdown = _placed(page, first, first_table)
+    scores = _page_scores(page, options)
+    if scores is not None and options.confidence == "word":
+        scores["word_confidence_scores"] = [
+            {"text": word.text, "confidence": round(word.confidence, 4), "start_index": word.start}
+            for word in words(markdown, page.tokens)
+        ]
     return {
         "index": page.index,
-        "markdown": replace_marks(page.markdown, placeholder),
+        "markdown": markdown,
         "images": [
             _image(region, page, _image_id(first + number))
             for number, region in enumerate(page.regions)
         ],
-        "tables": [],
-        "hyperlinks": [],
-        "header": None,
-        "footer": None,
+        "tables": [
+            {
+                "id": _table_id(first_table + number, table),
+                "content": _with_pictures(table.content, page, first),
+                "format": table.format,
+            }
+            for number, table in enumerate(page.tables)
+        ],
+        "hyperlinks": list(page.hyperlinks),
+        "header": page.header,
+        "footer": page.footer,
         "dimensions": _dimensions(page),
-        "blocks": [_block(block, page, options, first) for block in page.blocks]
-        if options.want_blocks
-        else [],
-        "confidence_scores": _page_scores(page, options),
+        "blocks": _blocks(page, options, first, first_table),
+        "confidence_scores": scores,
         "usage": _tokens(page.usage),
         "seconds": round(page.seconds, 3),
         "warnings": _warnings(page.warnings),
         "error": page.error,
     }
+
+
+def _placed(page: Page, first: int, first_table: int) -> str:
+    """Return the markdown with links in place of its marks."""
+
+    def table(number: int) -> str:
+        if number >= len(page.tables):
+            return ""
+        name = _table_id(first_table + number, page.tables[number])
+        return f"[{name}]({name})"
+
+    return replace_table_marks(_with_pictures(page.markdown, page, first), table)
+
+
+def _with_pictures(text: str, page: Page, first: int) -> str:
+    """Return the text with a link in place of each mark of a picture."""
+
+    def picture(number: int) -> str:
+        if number >= len(page.regions):
+            return ""
+        name = _image_id(first + number)
+        return f"![{name}]({name})"
+
+    return replace_marks(text, picture)
+
+
+def _blocks(page: Page, options: OcrOptions, first: int, first_table: int) -> list[wire.Block]:
+    if not options.want_blocks:
+        return []
+    blocks = [_block(block, page, options, first) for block in page.blocks]
+    tables = [block for block in blocks if block["type"] == "table"]
+    if len(tables) == len(page.tables):  # else nobody knows which is which
+        for number, (block, table) in enumerate(zip(tables, page.tables, strict=True)):
+            block["table_id"] = _table_id(first_table + number, table)
+    return blocks
+
+
+def _table_id(number: int, table: Table) -> str:
+    return f"tbl-{number}.{'md' if table.format == 'markdown' else 'html'}"
 
 
 def _dimensions(page: Page) -> wire.Dimensions | None:
@@ -123,7 +189,7 @@ def _image(region: Region, page: Page, name: str) -> wire.Image:
         "id": name,
         **corners,
         "image_base64": encoded,
-        "image_annotation": None,
+        "image_annotation": region.annotation,
         "dimensions": {
             "width": corners["bottom_right_x"] - corners["top_left_x"],
             "height": corners["bottom_right_y"] - corners["top_left_y"],
@@ -147,6 +213,7 @@ def _block(block: Block, page: Page, options: OcrOptions, first: int) -> wire.Bl
         **_corners(block.box.pixels(page.width, page.height)),
         "content": block.text,
         "image_id": None if block.region is None else _image_id(first + block.region),
+        "table_id": None,
         "confidence_scores": _block_scores(block) if options.confidence == "block" else None,
     }
 
@@ -155,8 +222,10 @@ def _block_scores(block: Block) -> wire.BlockScores | None:
     if block.confidence is None:
         return None
     return {
-        "average_content_confidence_score": block.confidence,
-        "minimum_content_confidence_score": block.minimum_confidence,
+        "average_content_confidence_score": round(block.confidence, 4),
+        "minimum_content_confidence_score": None
+        if block.minimum_confidence is None
+        else round(block.minimum_confidence, 4),
         "block_type_confidence_score": None,
     }
 

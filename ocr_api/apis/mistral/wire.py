@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NotRequired
+
 from typing_extensions import TypedDict
 
 
@@ -40,6 +42,8 @@ class UsageInfo(Tokens):
 
     pages_processed: int
     doc_size_bytes: int
+    pages_processed_annotation: NotRequired[int]
+    """Pages that an annotation was made of, where one was asked for."""
 
 
 class Warning(TypedDict):  # noqa: A001 - the field's word for it
@@ -68,19 +72,38 @@ class BlockScores(TypedDict):
 
 
 class Block(Corners):
-    """A piece of the page, in reading order; ``image_id`` is that of an image block."""
+    """A piece of the page, in reading order; the ids are those of image and table blocks."""
 
     type: str
     content: str
     confidence_scores: BlockScores | None
     image_id: str | None
+    table_id: str | None
+
+
+class Table(TypedDict):
+    """A table that was moved out of the markdown; ``format`` is html or markdown."""
+
+    id: str
+    content: str
+    format: str
+
+
+class WordScore(TypedDict):
+    """A word that stands in the page's markdown at ``start_index``; confidence is 0 to 1."""
+
+    text: str
+    confidence: float
+    start_index: int
 
 
 class PageScores(TypedDict):
-    """Confidence of a page's lines, 0 to 1."""
+    """Confidence of a page's lines, or tokens, 0 to 1."""
 
     average_page_confidence_score: float
     minimum_page_confidence_score: float
+    word_confidence_scores: NotRequired[list[WordScore]]
+    """Per word, where that was asked for and the model can tell."""
 
 
 class Page(TypedDict):
@@ -89,7 +112,7 @@ class Page(TypedDict):
     index: int
     markdown: str
     images: list[Image]
-    tables: list[str]
+    tables: list[Table]
     hyperlinks: list[str]
     header: str | None
     footer: str | None

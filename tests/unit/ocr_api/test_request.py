@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from files_api.kit.errors import AnnotationUnsupported
 from model_registry.card import DEFAULT_PROMPT, Card
 from ocr_api.request import OcrOptions, check_support, choose_prompt, strip_control_tokens
 
 NATIVE = "<|grounding|>Convert the document to markdown."
 FREE = "Free OCR."
+LOCATED = "Locate <|ref|>the total<|/ref|> in the image."
 
 
 def make_card(**facts: object) -> Card:
@@ -23,7 +23,11 @@ def make_card(**facts: object) -> Card:
         "description": "d",
         "licence": "MIT",
         "source": "s",
-        "prompts": {"document": NATIVE, "plain": FREE},
+        "prompts": {
+            "document": NATIVE,
+            "plain": FREE,
+            "locate": "Locate <|ref|>{text}<|/ref|> in the image.",
+        },
         "control_tokens": ["<image>", "<|grounding|>"],
     }
     return Card.model_validate({**base, **facts})
@@ -47,7 +51,7 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
         (UNTRAINED, NATIVE, None, None, NATIVE, []),
         (UNTRAINED, "Only dates", None, None, "Only dates", ["prompt"]),
         (TRAINED, "Only dates", None, None, "Only dates", []),
-        (TRAINED, "Only <image>dates<|grounding|>", None, None, "Only dates", []),
+        (TRAINED, "Only <image>dates<|grounding|>", None, None, "Only dates", ["prompt"]),
         (TRAINED, "Only dates", "Total", None, "Total", []),
         (TRAINED, None, "Total", None, "Total", []),
         (TRAINED, "Only dates", "Total", SCHEMA, "Only dates", []),
@@ -55,7 +59,14 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
         (UNTRAINED, "Only dates", "Total", None, "Total", ["document_annotation_prompt"]),
         (NATIVE_ONLY, "Only dates", None, None, NATIVE, ["prompt"]),
         (NATIVE_ONLY, FREE, None, None, FREE, []),
-        (NO_PROMPT, "Only dates", None, None, None, ["prompt"]),
+        (NO_PROMPT, "Only dates", None, None, "Only dates", ["prompt"]),
+        (NO_PROMPT, "table", None, None, None, []),
+        (UNTRAINED, "plain", None, None, FREE, []),
+        (UNTRAINED, " OCR ", None, None, NATIVE, []),
+        (UNTRAINED, "Table", None, None, NATIVE, []),
+        (UNTRAINED, "locate: the <image>total", None, None, LOCATED, []),
+        (UNTRAINED, "<image>", None, None, NATIVE, ["prompt"]),
+        (NATIVE_ONLY, "table", None, None, NATIVE, []),
         (NO_PROMPT, None, None, None, None, []),
         (NO_PROMPT, DEFAULT_PROMPT, None, None, None, []),
     ],
@@ -79,17 +90,20 @@ def test_control_tokens_cannot_be_smuggled_in_pieces() -> None:
     assert strip_control_tokens("<|x|><|x", ("<|x|>", "<|x")) == ""
 
 
-def test_annotation_is_refused_and_names_who_can() -> None:
-    for options, param in (
-        (OcrOptions(annotation_prompt="Total"), "document_annotation_prompt"),
-        (OcrOptions(annotation_format=SCHEMA), "document_annotation_format"),
-        (OcrOptions(region_annotation_format=SCHEMA), "bbox_annotation_format"),
-    ):
-        with pytest.raises(AnnotationUnsupported, match="can: one, two") as caught:
-            check_support(options, UNTRAINED, ["one", "two"])
-        assert caught.value.param == param
-    with pytest.raises(AnnotationUnsupported, match="none of those served here"):
-        check_support(OcrOptions(annotation_prompt="Total"), UNTRAINED, [])
+def test_a_prompt_of_ones_own_is_not_native() -> None:
+    assert not choose_prompt(OcrOptions(prompt="Only dates"), TRAINED).native
+    assert choose_prompt(OcrOptions(prompt=FREE), TRAINED).native
+
+
+def test_removed_tokens_are_reported() -> None:
+    [said] = choose_prompt(OcrOptions(prompt="a <image>"), TRAINED).warnings
+    assert (said.code, said.param) == ("prompt_changed", "prompt")
+
+
+def test_weights_that_nobody_runs_are_a_warning() -> None:
+    [said] = check_support(OcrOptions(want_images=True), UNTRAINED, "m-boxes")
+    assert said.param == "include_image_base64"
+    assert "m-boxes" in said.message
 
 
 def test_everything_else_is_a_warning() -> None:
@@ -100,7 +114,7 @@ def test_everything_else_is_a_warning() -> None:
         extract_footer=True,
         confidence="word",
     )
-    warnings = check_support(options, UNTRAINED, [])
+    warnings = check_support(options, UNTRAINED)
     assert [warning.param for warning in warnings] == [
         "include_blocks",
         "table_format",
@@ -111,4 +125,4 @@ def test_everything_else_is_a_warning() -> None:
     able = make_card(
         capabilities={"blocks": True, "tables": True, "headers": True, "confidence": ["word"]}
     )
-    assert check_support(options, able, []) == ()
+    assert check_support(options, able) == ()

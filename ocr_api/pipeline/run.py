@@ -1,0 +1,98 @@
+"""One request under way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_registry.registry import Choice
+from ocr_api.documents import Document
+from ocr_api.request import Ask, OcrRequest
+from ocr_api.result import Page, Result, Usage, Warn
+from ocr_api.usage import Entry, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a request's annotations are made."""
+
+    folds: bool = False
+    """The pages' own answers are the annotation."""
+    document: Choice | None = None
+    """Who fills the document's annotation in a second pass."""
+    schema: Mapping[str, Any] | None = None
+    """Of the document; None where a prompt alone guides the second pass."""
+    guidance: str | None = None
+    regions: Choice | None = None
+    """Who says what pictures show."""
+    region_schema: Mapping[str, Any] | None = None
+    warnings: tuple[Warn, ...] = ()
+
+    @property
+    def annotates(self) -> bool:
+        """Tell whether the document's annotation was asked for."""
+        return self.folds or self.document is not None
+
+    @property
+    def by_page(self) -> bool:
+        """Tell whether the second pass asks about each page's picture."""
+        annotation = self.document.card.annotation if self.document else None
+        return annotation is not None and annotation.by != "chat"
+
+
+@dataclass
+class Run:
+    """One request under way: what is known before the first page, and what has been read."""
+
+    request: OcrRequest
+    choice: Choice
+    ask: Ask
+    plan: Plan
+    document: Document
+    indices: list[int]
+    """Pages to read, ascending, counted from 0."""
+    warnings: tuple[Warn, ...]
+    begun: float = field(default_factory=time.perf_counter)
+    read: int = 0
+    failed: int = 0
+    tokens: Usage = field(default_factory=Usage)
+    annotation: str | None = None
+    """A JSON string; known when the last page was given."""
+    annotated: int = 0
+    """Pages that an annotation was made of."""
+
+    def count(self, page: Page) -> None:
+        """Add a page to what has been used."""
+        self.tokens += page.usage
+        if page.error is None:
+            self.read += 1
+        else:
+            self.failed += 1
+
+    def result(self, pages: Iterable[Page]) -> Result:
+        """Return the answer made of the pages that were read."""
+        return Result(
+            id=self.request.id,
+            model=self.choice.name,
+            card=self.choice.card.id,
+            document_bytes=self.document.size,
+            pages=tuple(pages),
+            warnings=self.warnings,
+            annotation=self.annotation,
+            usage=self.tokens,
+        )
+
+    def entry(self, outcome: Outcome) -> Entry:
+        """Return what the request used so far."""
+        return Entry(
+            request_id=self.request.id,
+            model=self.choice.name,
+            card=self.choice.card.id,
+            outcome=outcome,
+            pages=self.read,
+            tokens=self.tokens,
+            document_bytes=self.document.size,
+            seconds=time.perf_counter() - self.begun,
+        )

@@ -1,0 +1,205 @@
+"""Reading one page, and asking again where the answer is bad.
+
+A model may repeat itself without end, or write more than the page can hold. Such an answer is
+thrown away and the page asked again with other sampling, another size, another prompt or turned,
+as its card's ``retries`` say (the ladder of chandra and olmOCR, in our words).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from files_api.kit.errors import ContextTooLong, EngineUnavailable
+from model_registry.card import Card, Render, Retry
+from ocr_api.engines import MOST_TOKENS, Engine, PageTask
+from ocr_api.markup.loops import is_bad_tail
+from ocr_api.pages import DrawnPage, Pages
+from ocr_api.parsers import Parser
+from ocr_api.pipeline.run import Run
+from ocr_api.result import WHOLE_PAGE, Parsed, Reading, Usage, Warn
+
+CHARS_BASE, BYTES_PER_CHAR = 2000, 8
+"""How much text a page can hold, told by the size of its JPEG, which costs nothing to know: print
+takes 71 bytes of JPEG and more per character (19 real pages, 2026), so that 8 leave room for
+markup nine times as long as the text."""
+LEAST_ROOM = 16
+"""Fewest tokens of an answer that are worth asking for."""
+_TEMPLATE_TOKENS = 64
+_CHARS_PER_TOKEN = 2  # of a prompt, at worst on average
+
+_REASONS = {
+    "repetition": "it repeated itself",
+    "implausible": "it was longer than the page can hold",
+    "sideways": "the model said that the page lies on its side",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A page as it was read in the end."""
+
+    drawn: DrawnPage
+    """As it was drawn, not turned."""
+    reading: Reading
+    """Its usage is that of all tries."""
+    parsed: Parsed
+    jpeg: bytes
+    """The page as the model saw it, turned where it was."""
+    tried: tuple[str, ...] = ()
+    """Why earlier tries were thrown away."""
+    bad: str | None = None
+    """Why the last try is not to be believed either."""
+
+    def warnings(self) -> tuple[Warn, ...]:
+        """Return what was tried, for the reader of the page."""
+        if not self.tried:
+            return ()
+        count = "once" if len(self.tried) == 1 else f"{len(self.tried)} times"
+        reasons = ", ".join(dict.fromkeys(_REASONS[reason] for reason in self.tried))
+        return (Warn("asked_again", f"The model's answer was thrown away {count}: {reasons}."),)
+
+    def failure(self) -> str | None:
+        """Return why the page counts as not read, in a sentence."""
+        if self.bad is None:
+            return None
+        tries = len(self.tried) + 1
+        return (
+            f"Page {self.drawn.index} (counted from 0) could not be read: the model's answer was "
+            f"bad in each of {tries} tries ({_REASONS[self.bad]})."
+        )
+
+
+def plausible_chars(drawn: DrawnPage) -> int:
+    """Return how many characters an answer about the page may have."""
+    paper = drawn.width * drawn.height // 64  # what a page without ink takes
+    return CHARS_BASE + max(0, len(drawn.jpeg) - paper) // BYTES_PER_CHAR
+
+
+def room(card: Card, drawn: DrawnPage, prompt: str | None) -> int | None:
+    """Return how many tokens the context leaves for the answer; None where nobody counts.
+
+    Raises:
+        ContextTooLong: too few.
+    """
+    if card.context is None:
+        return None
+    image = card.vision.tokens(drawn.width, drawn.height) if card.vision else 0
+    left = card.context - image - _TEMPLATE_TOKENS - len(prompt or "") // _CHARS_PER_TOKEN
+    if left < LEAST_ROOM:
+        raise ContextTooLong(param="prompt")
+    return left
+
+
+class Tries:
+    """Draws and reads pages, as often as their cards allow."""
+
+    def __init__(
+        self, pages: Pages, engines: Mapping[str, Engine], parsers: Mapping[str, Parser]
+    ) -> None:
+        self._pages = pages
+        self._engines = engines
+        self._parsers = parsers
+
+    async def read(self, run: Run, index: int) -> Read:
+        """Return the page, read as well as it can be.
+
+        Raises:
+            AppError: it cannot be drawn, or its engine fails.
+        """
+        card = run.choice.card
+        first = await self._draw(run, index, card.drawn())
+        if first.blank:
+            nothing = self._parsers[card.parser].parse(Reading(), ())
+            return Read(first, Reading(), nothing, first.jpeg)
+        rungs = deque((Retry(), *card.retries))
+        tried: list[str] = []
+        usage = Usage()
+        while True:
+            rung = rungs.popleft()
+            drawn = first
+            if rung.scale != 1:
+                drawn = await self._draw(run, index, card.drawn(rung.scale))
+            got = await self._try(run, drawn, rung, len(tried))
+            usage += got.reading.usage
+            if got.parsed.turn and not rung.turn and got.bad is None:
+                got = replace(got, bad="sideways")
+                rungs = deque((rung.model_copy(update={"turn": got.parsed.turn}),))
+            if got.bad is None or not rungs:
+                bad = None if got.bad == "sideways" else got.bad
+                return replace(
+                    got, reading=replace(got.reading, usage=usage), tried=tuple(tried), bad=bad
+                )
+            tried.append(got.bad)
+
+    async def _draw(self, run: Run, index: int, render: Render) -> DrawnPage:
+        return await self._pages.draw(run.document.path, run.document.media_type, index, render)
+
+    async def _try(self, run: Run, drawn: DrawnPage, rung: Retry, number: int) -> Read:
+        """Ask once; once more with more room where the answer was cut off for want of it."""
+        card = run.choice.card
+        task = self._task(run, drawn, rung, number)
+        if rung.turn:
+            [jpeg] = await self._pages.crop(drawn.jpeg, (WHOLE_PAGE,), turned=rung.turn)
+            task = replace(task, page=replace(drawn.turned(rung.turn), jpeg=jpeg))
+        reading = await self._ask(run, task)
+        bad = verdict(reading)
+        most = room(card, drawn, task.prompt)
+        if reading.finish_reason == "length" and bad is None and most and task.max_tokens < most:
+            before = reading.usage
+            reading = await self._ask(run, replace(task, max_tokens=most))
+            reading = replace(reading, usage=reading.usage + before)
+            bad = verdict(reading)
+        if rung.turn:
+            reading = replace(reading, turned=rung.turn)
+        pictures = drawn.turned(reading.turned).pictures
+        wanted = pictures if run.request.options.want_regions else ()
+        parsed = self._parsers[card.parser].parse(reading, wanted)
+        return Read(drawn, reading, parsed, task.page.jpeg, bad=bad)
+
+    def _task(self, run: Run, drawn: DrawnPage, rung: Retry, number: int) -> PageTask:
+        card, options, ask = run.choice.card, run.request.options, run.ask
+        prompt = ask.prompt
+        if rung.prompt and ask.native:
+            prompt = card.prompts[rung.prompt]
+        most = room(card, drawn, prompt)
+        wanted = card.max_tokens or MOST_TOKENS
+        sampling = card.sampling.changed(rung.sampling)
+        if ask.schema is not None:
+            sampling = sampling.within_schema()
+        return PageTask(
+            page=drawn,
+            card=card,
+            prompt=prompt,
+            request_id=f"{run.request.id}-p{drawn.index}-t{number}",
+            sampling=sampling,
+            max_tokens=wanted if most is None else min(wanted, most),
+            max_chars=plausible_chars(drawn) if ask.native else None,
+            schema=ask.schema,
+            want_probabilities=options.confidence in card.capabilities.confidence,
+        )
+
+    async def _ask(self, run: Run, task: PageTask) -> Reading:
+        """Ask one of the replicas; the next one where it does not answer."""
+        engine = self._engines[task.card.engine]
+        urls = run.choice.urls
+        if not urls:
+            return await engine.read(task)
+        start = task.page.index % len(urls)
+        *others, last = (*urls[start:], *urls[:start])
+        for url in others:
+            try:
+                return await engine.read(replace(task, url=url))
+            except EngineUnavailable:
+                continue
+        return await engine.read(replace(task, url=last))
+
+
+def verdict(reading: Reading) -> str | None:
+    """Return why an answer is not to be believed, or None."""
+    if reading.finish_reason in ("repetition", "implausible"):
+        return reading.finish_reason
+    if is_bad_tail(reading.text, reading.finish_reason):
+        return "repetition"
+    return None
