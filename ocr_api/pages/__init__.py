@@ -85,6 +85,8 @@ class Pages:
         # A page needs some buffers of 5 MB; a malloc that gives them back to the kernel faults
         # them in again for every page (8 ms of 20).
         self._pool = Pool(_ENTRY, size, replace(limits, keeps_buffers=True))
+        self.places = size
+        """How many pages can be drawn at once."""
         self._max_pixels = max_pixels
         self._warming: asyncio.Task[None] | None = None
 

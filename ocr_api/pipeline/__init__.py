@@ -6,6 +6,7 @@ document; whoever stops taking pages stops the work.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -84,7 +85,8 @@ class Pipeline:
         async with self._documents.open(request.source, principal) as document:
             with _naming(request.source.param):
                 indices = await self._choose_pages(document, options)
-            run = Run(request, choice, ask, plan, document, indices, warnings)
+            drawing = asyncio.Semaphore(self._pages.places + 1)
+            run = Run(request, choice, ask, plan, document, indices, warnings, drawing)
             outcome: Outcome = "cancelled"
             try:
                 with _naming(request.source.param):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,9 @@ class Run:
     indices: list[int]
     """Pages to read, ascending, counted from 0."""
     warnings: tuple[Warn, ...]
+    drawing: asyncio.Semaphore
+    """Held while a page is drawn: a document with hundreds of pages in work must not have all of
+    them wait for the drawing processes before the only page of another."""
     begun: float = field(default_factory=time.perf_counter)
     read: int = 0
     failed: int = 0

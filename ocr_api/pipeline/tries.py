@@ -134,7 +134,9 @@ class Tries:
             tried.append(got.bad)
 
     async def _draw(self, run: Run, index: int, render: Render) -> DrawnPage:
-        return await self._pages.draw(run.document.path, run.document.media_type, index, render)
+        document = run.document
+        async with run.drawing:
+            return await self._pages.draw(document.path, document.media_type, index, render)
 
     async def _try(self, run: Run, drawn: DrawnPage, rung: Retry, number: int) -> Read:
         """Ask once; once more with more room where the answer was cut off for want of it."""

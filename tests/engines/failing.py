@@ -118,9 +118,11 @@ class Scripted(Engine):
         self._readings = list(readings)
         self.tasks: list[PageTask] = []
         self.questions: list[Question] = []
+        self.asked = asyncio.Event()
 
     async def read(self, task: PageTask) -> Reading:
         self.tasks.append(task)
+        self.asked.set()
         return self._next()
 
     async def ask(self, question: Question) -> Reading:

@@ -187,6 +187,25 @@ async def test_an_engine_with_one_place_has_two_pages_waiting(
     await asyncio.gather(work, return_exceptions=True)
 
 
+async def test_a_large_document_does_not_keep_a_small_one_from_being_drawn(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CARD, "pages_in_flight", 60)
+    engine = failing.Scripted(Reading("read"))
+    pipeline = make(engine)
+    for name, count in (("large", 50), ("small", 1)):
+        (tmp_path / name).write_bytes(helpers.pages_pdf(count))
+    large, small = (OcrRequest(PathSource(tmp_path / name), id=name) for name in ("large", "small"))
+    reading = asyncio.create_task(pipeline.run(large, ME))
+    async with asyncio.timeout(60):
+        await engine.asked.wait()
+        await pipeline.run(small, ME)
+        await reading
+    order = [task.request_id.split("-")[0] for task in engine.tasks]
+    assert len(order) == 51
+    assert order.index("small") < 20
+
+
 async def test_in_order_leaves_nothing_running_after_a_break() -> None:
     running: set[int] = set()
 
