@@ -164,7 +164,12 @@ def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop:
     services = Services(
         pipeline=workshop.pipeline,
         registry=workshop.registry,
-        checks=_checks(files, workshop),
+        checks={
+            "database": files.database.check,
+            "blob store": files.blobs.check,
+            "drawing": partial(_drawing_check, workshop),
+        },
+        model_checks=_model_checks(workshop),
         bodies=JsonBodies(settings.max_json_bytes, settings.max_json_bytes * BODIES_AT_ONCE),
         max_answer_bytes=settings.max_answer_bytes,
     )
@@ -174,12 +179,8 @@ def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop:
     app.include_router(files_router())
 
 
-def _checks(files: FilesService, workshop: Workshop) -> dict[str, Check]:
-    checks: dict[str, Check] = {
-        "database": files.database.check,
-        "blob store": files.blobs.check,
-        "drawing": partial(_drawing_check, workshop),
-    }
+def _model_checks(workshop: Workshop) -> dict[str, Check]:
+    checks: dict[str, Check] = {}
     servers = workshop.registry.servers()
     for card in workshop.registry.cards():
         for url in servers[card.id] or (None,):

@@ -27,7 +27,9 @@ class Services:
     pipeline: Pipeline
     registry: Registry
     checks: Mapping[str, Check]
-    """Readiness by the name of what is checked."""
+    """By the name of what is checked: what no request can be answered without."""
+    model_checks: Mapping[str, Check]
+    """The same for the servers of models, of which one at least must answer."""
     bodies: JsonBodies
     """Reads request bodies under the process's bounds."""
     max_answer_bytes: int

@@ -38,6 +38,7 @@ def with_kept_regions(read: Read, options: OcrOptions) -> tuple[Parsed, tuple[Bo
     kept: list[int] = []
     if options.want_regions and options.image_limit != 0:
         kept = [number for number, box in enumerate(boxes) if is_large(box, drawn, options)]
+        kept = kept[: options.image_limit]  # the whole document's limit, so no page shows more
     return keep_regions(read.parsed, kept), tuple(boxes[number] for number in kept)
 
 

@@ -80,17 +80,19 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-async def site(settings: Settings, tmp_path: Path) -> AsyncIterator[Open]:
+def site(settings: Settings, tmp_path: Path) -> Open:
     @asynccontextmanager
     async def opened(
-        *answers: Answer, cards: Any = CARDS, annotator: str = ""
+        *answers: Answer,
+        cards: Any = CARDS,
+        annotator: str = '""',
+        default: str = "rapidocr",
+        **more: Any,
     ) -> AsyncIterator[Site]:
         routes = tmp_path / "routes.yaml"
-        routes.write_text(
-            "default: rapidocr\n" + (f"annotator: {annotator}\n" if annotator else "")
-        )
+        routes.write_text(f"default: {default}\nannotator: {annotator}\n")
         async with fake_server.serving(*answers) as server:
-            facts = {"engine_urls": dict.fromkeys(cards, (server.url,)), "routes": routes}
+            facts = {"engine_urls": dict.fromkeys(cards, (server.url,)), "routes": routes, **more}
             service = ocr_app.create(settings.model_copy(update=facts))
             transport = httpx.ASGITransport(service)
             async with (
@@ -316,16 +318,25 @@ async def test_errors_of_the_server(site: Open, answer: Answer, status: int, cod
     assert failed["code"] == code
 
 
-async def test_a_server_that_is_away_is_503_and_not_ready(site: Open) -> None:
-    async with site(says("x")) as opened:
-        pass
-    async with site(says("x"), cards=[GLM]) as opened:
+async def test_a_server_that_is_away_is_named_and_others_go_on(site: Open) -> None:
+    async with site(fake_server.cut(fake_server.nothing, reset=True), cards=[GLM]) as opened:
         ready = await opened.client.get("/readyz")
-        assert ready.status_code == 503  # it lists no models
         checks = ready.json()["checks"]
-        assert [name for name, answer in checks.items() if answer != "ok"] == [
-            f"model {GLM} at {opened.server.url.split('/')[2]}"
-        ]
+        name = f"model {GLM} at {opened.server.url.split('/')[2]}"
+        assert [one for one, answer in checks.items() if answer != "ok"] == [name]
+        assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+        failed = await opened.ask(GLM, status=503)
+        assert failed["code"] == "engine_unavailable"
+
+
+async def test_without_any_model_the_service_is_not_ready(site: Open, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "one.yaml").write_bytes((ROOT / "configs/models/glm-ocr.yaml").read_bytes())
+    away = fake_server.cut(fake_server.nothing, reset=True)
+    async with site(away, cards=[GLM], default=GLM, models_dir=models) as opened:
+        ready = await opened.client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
 
 
 # --- annotation ----------------------------------------------------------------------------------

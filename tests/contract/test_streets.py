@@ -156,7 +156,7 @@ def test_text_exports() -> None:
 @pytest.mark.parametrize("name", named.names(app.DOORS))
 def test_door_gives_routes_of_its_own(name: str, settings: Settings) -> None:
     workshop = app.Workshop(settings, None, None)  # type: ignore[arg-type]
-    services = Services(workshop.pipeline, workshop.registry, {}, JsonBodies(1000, 1000), 1000)
+    services = Services(workshop.pipeline, workshop.registry, {}, {}, JsonBodies(1000, 1000), 1000)
     router = named.leaf(app.DOORS, name, Door)().router(services)  # type: ignore[type-abstract]
     assert isinstance(router, APIRouter)
     assert router.routes
