@@ -6,6 +6,7 @@ import asyncio
 import errno
 import ipaddress
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,7 @@ def _vllm_servers(settings: Settings, names: Sequence[str]) -> Iterator[Settings
             plugins=configs() / "vllm",
             say=lambda line: click.echo(line, err=True),
         )
-        with servers.beside(fleet):
+        with _interrupted_by(signal.SIGTERM), servers.beside(fleet):
             # The environment, and not only these settings: worker processes read it anew.
             urls = {**settings.engine_urls, **fleet.urls}
             os.environ["RECTO_ENGINE_URLS"] = orjson.dumps(urls).decode()
@@ -106,6 +107,23 @@ def _vllm_servers(settings: Settings, names: Sequence[str]) -> Iterator[Settings
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("Stopped while the vLLM servers were starting.")
+
+
+@contextmanager
+def _interrupted_by(number: int) -> Iterator[None]:
+    """Let a signal raise KeyboardInterrupt: uvicorn sends itself the one that ended it.
+
+    Else we would die of it before the servers of models are stopped.
+    """
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _card(settings: Settings, name: str) -> Card:
