@@ -12,7 +12,7 @@ help: ## Print this list
 run: $(VENV)/.run ## Serve on 127.0.0.1:8000 (PORT=... changes it)
 	@$(BIN)/recto serve --port $(PORT)
 
-vllm: $(VENV)-vllm/.made ## Install vLLM (10 GB, for NVIDIA GPUs) for `recto serve --with-vllm`
+vllm: $(VENV)/.run $(VENV)-vllm/.made ## Install vLLM (10 GB, for NVIDIA GPUs) for `recto serve --with-vllm`
 
 test: $(VENV)/.dev ## Run the test suite, all but test-vllm
 	$(BIN)/python -m pytest --ignore=tests/vllm $(TESTS)
