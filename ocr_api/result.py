@@ -130,6 +130,8 @@ class Block:
     confidence: float | None = None
     minimum_confidence: float | None = None
     region: int | None = None
+    table: int | None = None
+    """Number of the table on this page that was moved out of the markdown."""
 
 
 @dataclass(frozen=True, slots=True)

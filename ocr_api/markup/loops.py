@@ -26,8 +26,11 @@ _WINDOW = 4000
 
 _EVERY = 500
 _STREAM_RUN = 1000
-_STREAM_RUN_WORDLESS = 2000
-"""Empty cells of a large form reach 1000 characters; a model that is stuck in them goes on."""
+_STREAM_RUN_FORM = 3000
+"""Empty cells of a form, or a table of zeros, reach 2000 characters; a model that is stuck in them
+goes on."""
+_CELL_CHARS = 4
+"""Most letters and digits of a repeated piece of a form or table that may be real."""
 
 _TAG = re.compile(r"^[^<>]{0,80}>|<[^<>]*>|<[^<>]*$|&[a-z]+;")
 _BREAKS = frozenset(" \t\n>|.,;:!?")
@@ -77,8 +80,8 @@ def is_bad_tail(text: str, finish_reason: str) -> bool:
 class Watch:
     """Looks for a loop in an answer while it comes.
 
-    Stricter than `tail_loop`: a run has at least 1000 characters (2000 where its unit has neither
-    letter nor digit), because pages do hold long rows of dots and empty cells.
+    Stricter than `tail_loop`: a run has at least 1000 characters (3000 where its unit has next to
+    no letters or digits), because pages do hold long rows of dots, empty cells and zeros.
 
     Args:
         max_chars: characters beyond which the answer is implausible; None: any length.
@@ -113,8 +116,8 @@ class Watch:
         unit = _unit(self._tail, _STREAM_RUN)
         if unit is None:
             return False
-        if _wordless(self._tail[-unit:]):
-            return _repeats(self._tail, unit, _STREAM_RUN_WORDLESS)
+        if _is_form(self._tail[-unit:]):
+            return _repeats(self._tail, unit, _STREAM_RUN_FORM)
         return True
 
 
@@ -177,8 +180,17 @@ def _kept_end(text: str, end: int, unit: int) -> int:
 
 
 def _wordless(unit: str) -> bool:
-    """Return whether a unit has neither letter nor digit outside of tags and entities.
+    """Return whether a unit has neither letter nor digit outside of tags and entities."""
+    return _letters_of_two(unit) == 0
 
-    It is looked at twice in a row, because a run may be cut inside a tag.
-    """
-    return not any(map(str.isalnum, _TAG.sub("", unit + unit)))
+
+def _is_form(unit: str) -> bool:
+    """Return whether a unit is of a form or table: cells with next to nothing, or no word."""
+    letters = _letters_of_two(unit)
+    cells = "|" in unit or "td>" in unit + unit
+    return letters == 0 or (cells and letters <= 2 * _CELL_CHARS)
+
+
+def _letters_of_two(unit: str) -> int:
+    """Return the letters and digits of two units, since a run may be cut inside a tag."""
+    return sum(map(str.isalnum, _TAG.sub("", unit + unit)))

@@ -9,7 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 
@@ -25,6 +33,7 @@ from ocr_api.parsers import Parser
 from ocr_api.pipeline.annotation import Annotations
 from ocr_api.pipeline.assemble import assemble, is_large, limit_regions, with_kept_regions
 from ocr_api.pipeline.order import in_order
+from ocr_api.pipeline.replicas import PAUSES
 from ocr_api.pipeline.run import Run
 from ocr_api.pipeline.tries import Read, Tries
 from ocr_api.request import OcrOptions, OcrRequest, check_support
@@ -47,6 +56,7 @@ class Pipeline:
         pages: Pages,
         record: Recorder,
         max_pages: int,
+        pauses: Sequence[float] = PAUSES,
     ) -> None:
         self._registry = registry
         self._engines = engines
@@ -55,7 +65,7 @@ class Pipeline:
         self._record = record
         self._max_pages = max_pages
         parsers = {card.parser: _parser(card.parser) for card in registry.cards()}
-        self._tries = Tries(pages, engines, parsers)
+        self._tries = Tries(pages, engines, parsers, pauses)
         self._annotations = Annotations(registry, engines)
 
     async def run(self, request: OcrRequest, principal: Principal) -> Result:
@@ -183,7 +193,8 @@ class Pipeline:
         begun = time.perf_counter()
         options = run.request.options
         read = await self._tries.read(run, index)
-        parsed, boxes = with_kept_regions(read, options)
+        # A page that was not read has no size in the answer, so that boxes would mean nothing.
+        parsed, boxes = with_kept_regions(read, options, wanted=read.bad is None)
         regions = await self._regions(run, read, parsed, boxes)
         page = assemble(read, parsed, regions, options)
         if page.error is None:
@@ -194,7 +205,8 @@ class Pipeline:
         self, run: Run, read: Read, parsed: Parsed, boxes: tuple[Box, ...]
     ) -> tuple[Region, ...]:
         options, turned = run.request.options, read.reading.turned
-        if options.image_limit == 0 or not (options.want_images or run.plan.regions):
+        cut = options.image_limit != 0 and read.bad is None
+        if not cut or not (options.want_images or run.plan.regions):
             return tuple(Region(box) for box in boxes)
         # A page without pictures of its own is the picture, as Nebul's "page images".
         whole = options.want_images and parsed.regions is None and not boxes

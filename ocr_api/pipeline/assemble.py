@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from statistics import fmean
+from typing import Literal
 
 from ocr_api.markup.confidence import block_scores, page_confidences
 from ocr_api.markup.links import hyperlinks
@@ -12,6 +14,7 @@ from ocr_api.pages import DrawnPage
 from ocr_api.pipeline.tries import Read
 from ocr_api.request import OcrOptions
 from ocr_api.result import (
+    Block,
     Box,
     Page,
     Parsed,
@@ -24,19 +27,23 @@ from ocr_api.result import (
     replace_marks,
 )
 
+TableFormat = Literal["markdown", "html"]
+
 LOW_CONFIDENCE = 0.85
 """Mean confidence of lines below which a page is doubtful: good print has .97 and more, turned
 pages .63 to .72, handwriting .83 (measured with PP-OCRv6 on real pages, 2026)."""
 
 
-def with_kept_regions(read: Read, options: OcrOptions) -> tuple[Parsed, tuple[Box, ...]]:
+def with_kept_regions(
+    read: Read, options: OcrOptions, *, wanted: bool
+) -> tuple[Parsed, tuple[Box, ...]]:
     """Return what was parsed with the pictures that the caller wants, and their boxes."""
     drawn = read.drawn.turned(read.reading.turned)
     boxes = read.parsed.regions
     if boxes is None:
         boxes = drawn.pictures if options.want_regions else ()
     kept: list[int] = []
-    if options.want_regions and options.image_limit != 0:
+    if wanted and options.want_regions and options.image_limit != 0:
         kept = [number for number, box in enumerate(boxes) if is_large(box, drawn, options)]
         kept = kept[: options.image_limit]  # the whole document's limit, so no page shows more
     return keep_regions(read.parsed, kept), tuple(boxes[number] for number in kept)
@@ -64,9 +71,11 @@ def assemble(read: Read, parsed: Parsed, regions: tuple[Region, ...], options: O
         parsed = replace(parsed, markdown=plain(reading.text), header=None, footer=None)
     markdown = _with_margins(parsed, options)
     links = hyperlinks(markdown)
+    blocks: tuple[Block, ...] = parsed.blocks
     tables: tuple[Table, ...] = ()
     if options.table_format:
         markdown, tables = lift_tables(markdown, options.table_format)
+        blocks = tuple(_numbered(parsed.blocks, tables, options.table_format))
     scored = options.confidence is not None and bool(reading.tokens)
     return Page(
         index=drawn.index,
@@ -74,7 +83,7 @@ def assemble(read: Read, parsed: Parsed, regions: tuple[Region, ...], options: O
         height=drawn.height,
         dpi=drawn.dpi,
         markdown=markdown,
-        blocks=block_scores(parsed.blocks, reading.tokens) if scored else parsed.blocks,
+        blocks=block_scores(blocks, reading.tokens) if scored else blocks,
         regions=regions,
         tables=tables,
         header=parsed.header if options.extract_header else None,
@@ -90,6 +99,21 @@ def assemble(read: Read, parsed: Parsed, regions: tuple[Region, ...], options: O
         ),
         error=read.failure(),
     )
+
+
+def _numbered(
+    blocks: tuple[Block, ...], tables: tuple[Table, ...], wanted: TableFormat
+) -> Iterator[Block]:
+    """Yield the blocks; those of tables with the number of the table that they hold."""
+    left = dict(enumerate(tables))
+    for block in blocks:
+        held = lift_tables(block.text, wanted)[1] if block.kind == "table" else ()
+        found = next((number for number, table in left.items() if table in held), None)
+        if found is None:
+            yield block
+        else:
+            del left[found]
+            yield replace(block, table=found)
 
 
 def _with_margins(parsed: Parsed, options: OcrOptions) -> str:

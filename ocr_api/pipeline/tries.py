@@ -8,15 +8,16 @@ as its card's ``retries`` say (the ladder of chandra and olmOCR, in our words).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from files_api.kit.errors import ContextTooLong, EngineUnavailable
+from files_api.kit.errors import ContextTooLong
 from model_registry.card import Card, Render, Retry
 from ocr_api.engines import MOST_TOKENS, Engine, PageTask
 from ocr_api.markup.loops import is_bad_tail
 from ocr_api.pages import DrawnPage, Pages
 from ocr_api.parsers import Parser
+from ocr_api.pipeline.replicas import on_replicas
 from ocr_api.pipeline.run import Run
 from ocr_api.result import WHOLE_PAGE, Parsed, Reading, Usage, Warn
 
@@ -96,9 +97,14 @@ class Tries:
     """Draws and reads pages, as often as their cards allow."""
 
     def __init__(
-        self, pages: Pages, engines: Mapping[str, Engine], parsers: Mapping[str, Parser]
+        self,
+        pages: Pages,
+        engines: Mapping[str, Engine],
+        parsers: Mapping[str, Parser],
+        pauses: Sequence[float],
     ) -> None:
         self._pages = pages
+        self._pauses = pauses
         self._engines = engines
         self._parsers = parsers
 
@@ -113,25 +119,33 @@ class Tries:
         if first.blank:
             nothing = self._parsers[card.parser].parse(Reading(), ())
             return Read(first, Reading(), nothing, first.jpeg)
-        rungs = deque((Retry(), *card.retries))
-        tried: list[str] = []
-        usage = Usage()
-        while True:
-            rung = rungs.popleft()
-            drawn = first
-            if rung.scale != 1:
-                drawn = await self._draw(run, index, card.drawn(rung.scale))
-            got = await self._try(run, drawn, rung, len(tried))
-            usage += got.reading.usage
-            if got.parsed.turn and not rung.turn and got.bad is None:
-                got = replace(got, bad="sideways")
-                rungs = deque((rung.model_copy(update={"turn": got.parsed.turn}),))
-            if got.bad is None or not rungs:
-                bad = None if got.bad == "sideways" else got.bad
-                return replace(
-                    got, reading=replace(got.reading, usage=usage), tried=tuple(tried), bad=bad
-                )
-            tried.append(got.bad)
+        spent = Usage()
+        try:
+            last: Read | None = None
+            upright: Read | None = None
+            tried: list[str] = []
+            rungs = deque((Retry(), *card.retries))
+            while True:
+                rung = rungs.popleft()
+                got = await self._climb(run, first, rung, len(tried))
+                spent += got.reading.usage
+                got = replace(got, bad=_judged(got, last, rung))
+                if got.bad == "sideways":
+                    upright, rungs = got, deque(_turned(rungs, got.parsed.turn))
+                if got.bad is None or not rungs:
+                    return _with(got, upright, tried, spent)
+                tried.append(got.bad)
+                last = got
+        except BaseException:
+            run.tokens += spent  # what was thrown away was paid for all the same
+            raise
+
+    async def _climb(self, run: Run, first: DrawnPage, rung: Retry, number: int) -> Read:
+        """Ask as one rung of the ladder says, with the page drawn at its size."""
+        drawn = first
+        if rung.scale != 1:
+            drawn = await self._draw(run, first.index, run.choice.card.drawn(rung.scale))
+        return await self._try(run, drawn, rung, number)
 
     async def _draw(self, run: Run, index: int, render: Render) -> DrawnPage:
         document = run.document
@@ -183,19 +197,12 @@ class Tries:
         )
 
     async def _ask(self, run: Run, task: PageTask) -> Reading:
-        """Ask one of the replicas; the next one where it does not answer."""
         engine = self._engines[task.card.engine]
-        urls = run.choice.urls
-        if not urls:
-            return await engine.read(task)
-        start = task.page.index % len(urls)
-        *others, last = (*urls[start:], *urls[:start])
-        for url in others:
-            try:
-                return await engine.read(replace(task, url=url))
-            except EngineUnavailable:
-                continue
-        return await engine.read(replace(task, url=last))
+
+        async def ask(url: str | None) -> Reading:
+            return await engine.read(replace(task, url=url))
+
+        return await on_replicas(run.choice.urls, task.page.index, ask, self._pauses)
 
 
 def verdict(reading: Reading) -> str | None:
@@ -205,3 +212,30 @@ def verdict(reading: Reading) -> str | None:
     if is_bad_tail(reading.text, reading.finish_reason):
         return "repetition"
     return None
+
+
+def _judged(got: Read, last: Read | None, rung: Retry) -> str | None:
+    """Return why a try is not to be believed, in the light of the one before it."""
+    if got.parsed.turn and not rung.turn and got.bad is None:
+        return "sideways"
+    # What two tries say alike, and both end by themselves, stands on the page.
+    same = last is not None and last.reading.text == got.reading.text
+    return None if same and got.reading.finish_reason == "stop" else got.bad
+
+
+def _turned(rungs: Iterable[Retry], turn: int) -> Iterator[Retry]:
+    """Return the ladder that is left, turned by what the model said, from its first rung on."""
+    for rung in (Retry(), *rungs):
+        if not rung.turn:
+            yield rung.model_copy(update={"turn": turn})
+
+
+def _with(got: Read, upright: Read | None, tried: list[str], spent: Usage) -> Read:
+    """Return what was read in the end, with the usage of all tries.
+
+    Where turning the page did not help, it is the answer that called the page turned.
+    """
+    if got.bad is not None and upright is not None:
+        got = replace(upright, bad=None)
+    reading = replace(got.reading, usage=spent)
+    return replace(got, reading=reading, tried=tuple(tried))

@@ -32,7 +32,7 @@ def test_every_repeated_unit_is_found_and_cut(prefix: str, unit: str, end: int, 
 @given(prefixes, st.text(letters, min_size=1, max_size=64), st.integers(1, 700))
 def test_the_watch_sees_every_unit_with_a_word(prefix: str, unit: str, size: int) -> None:
     assume(any(map(str.isalnum, unit)) and "<" not in unit and "&" not in unit)
-    assume(">" not in unit)
+    assume(">" not in unit and "|" not in unit)
     text = prefix + unit * (3200 // len(unit) + 1)
     watch = Watch()
     verdicts = [watch.feed(text[at : at + size]) for at in range(0, len(text), size)]

@@ -122,7 +122,9 @@ def _page(page: Page, options: OcrOptions, first: int, first_table: int) -> wire
         "header": page.header,
         "footer": page.footer,
         "dimensions": _dimensions(page),
-        "blocks": _blocks(page, options, first, first_table),
+        "blocks": [_block(block, page, options, first, first_table) for block in page.blocks]
+        if options.want_blocks
+        else [],
         "confidence_scores": scores,
         "usage": _tokens(page.usage),
         "seconds": round(page.seconds, 3),
@@ -153,17 +155,6 @@ def _with_pictures(text: str, page: Page, first: int) -> str:
         return f"![{name}]({name})"
 
     return replace_marks(text, picture)
-
-
-def _blocks(page: Page, options: OcrOptions, first: int, first_table: int) -> list[wire.Block]:
-    if not options.want_blocks:
-        return []
-    blocks = [_block(block, page, options, first) for block in page.blocks]
-    tables = [block for block in blocks if block["type"] == "table"]
-    if len(tables) == len(page.tables):  # else nobody knows which is which
-        for number, (block, table) in enumerate(zip(tables, page.tables, strict=True)):
-            block["table_id"] = _table_id(first_table + number, table)
-    return blocks
 
 
 def _table_id(number: int, table: Table) -> str:
@@ -207,13 +198,16 @@ def _corners(pixels: Sequence[int]) -> wire.Corners:
     }
 
 
-def _block(block: Block, page: Page, options: OcrOptions, first: int) -> wire.Block:
+def _block(
+    block: Block, page: Page, options: OcrOptions, first: int, first_table: int
+) -> wire.Block:
+    table = block.table
     return {
         "type": block.kind,
         **_corners(block.box.pixels(page.width, page.height)),
         "content": block.text,
         "image_id": None if block.region is None else _image_id(first + block.region),
-        "table_id": None,
+        "table_id": None if table is None else _table_id(first_table + table, page.tables[table]),
         "confidence_scores": _block_scores(block) if options.confidence == "block" else None,
     }
 

@@ -44,14 +44,14 @@ def parts(task: Task, image: bytes | None, max_tokens: int) -> list[bytes]:
         image: a JPEG; before the text, unless the card's model was trained otherwise.
         max_tokens: most tokens of the answer; without it a server gives the rest of its context.
     """
-    content: list[bytes] = []
-    if image is not None:
-        content += [_IMAGE_HEAD, pybase64.b64encode(image), _IMAGE_TAIL]
+    picture = [] if image is None else [_IMAGE_HEAD, pybase64.b64encode(image), _IMAGE_TAIL]
+    words = []
     if task.prompt:
-        content += [b","] * bool(content)
         # The command line may give half a character, which has no UTF-8.
         text = task.prompt.encode("utf-8", "replace").decode()
-        content.append(orjson.dumps({"type": "text", "text": text}))
+        words = [orjson.dumps({"type": "text", "text": text})]
+    first, second = (words, picture) if task.card.text_first else (picture, words)
+    content = [*first, b",", *second] if first and second else [*first, *second]
     head = b'{"messages":[{"role":"user","content":['
     return [head, *content, b"]}],", orjson.dumps(_fields(task, max_tokens))[1:]]
 

@@ -47,7 +47,8 @@ def _pieces(said: Sequence[Any]) -> Iterator[tuple[str, float]]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for item in said:
         raw = item.get("bytes")
-        piece = item["token"] if raw is None else decoder.decode(bytes(raw))
+        # Of a number, bytes() would make that many zeros.
+        piece = decoder.decode(bytes(raw)) if isinstance(raw, list) else item["token"]
         yield piece, min(1.0, math.exp(item["logprob"]))
 
 

@@ -130,7 +130,14 @@ def test_runs_that_pages_hold_are_let_through() -> None:
 def test_a_model_stuck_in_empty_cells_is_stopped() -> None:
     verdict, after = fed(PROSE + CELLS * 400, 5)
     assert verdict == "repetition"
-    assert after <= len(PROSE) + 2000 + len(CELLS) + 505
+    assert after <= len(PROSE) + 3000 + len(CELLS) + 505
+
+
+@pytest.mark.parametrize("cell", ["<td>0</td>", "| 0 ", "<td>N/A</td>"])
+def test_a_table_of_zeros_is_no_loop(cell: str) -> None:
+    table = cell * (2400 // len(cell))
+    assert fed(PROSE + table + "\n\nThe end.", 64)[0] is None
+    assert fed(PROSE + cell * (4000 // len(cell)), 64)[0] == "repetition"
 
 
 def test_an_answer_beyond_its_bound_is_implausible_at_once() -> None:

@@ -11,7 +11,15 @@ import pytest
 from PIL import Image
 
 from files_api.accounts import Principal
-from files_api.kit.errors import ContextTooLong, EngineUnavailable, PageFailed
+from files_api.kit.errors import (
+    AppError,
+    ContextTooLong,
+    EngineBusy,
+    EngineTimeout,
+    EngineUnavailable,
+    PageFailed,
+    SchemaRefused,
+)
 from model_registry.card import Card
 from model_registry.registry import Registry
 from model_registry.routing import Routes
@@ -80,7 +88,9 @@ def read(tmp_path: Path, pages: Pages) -> Read:
         documents = Documents(NoFiles(), outbound, tmp_path, 10_000_000)
         path = tmp_path / "document.pdf"
         path.write_bytes(helpers.pages_pdf(1))
-        pipeline = Pipeline(registry, {"any": engine}, documents, pages, record, max_pages=50)
+        pipeline = Pipeline(
+            registry, {"any": engine}, documents, pages, record, max_pages=50, pauses=(0, 0, 0)
+        )
         request = OcrRequest(PathSource(path), options=OcrOptions(**options), id="r1")
         return await pipeline.run(request, ME)
 
@@ -179,8 +189,52 @@ async def test_a_replica_that_does_not_answer_is_passed_over(read: Read) -> None
     engine = Scripted(EngineUnavailable(), GOOD)
     await read(engine, urls=("http://one/v1", "http://two/v1"))
     assert [task.url for task in engine.tasks] == ["http://one/v1", "http://two/v1"]
+    away = Scripted(EngineUnavailable())
     with pytest.raises(EngineUnavailable):
-        await read(Scripted(EngineUnavailable()), urls=("http://one/v1", "http://two/v1"))
+        await read(away, urls=("http://one/v1", "http://two/v1"))
+    assert len(away.tasks) == 4 * 2
+
+
+async def test_a_busy_server_is_asked_again(read: Read) -> None:
+    engine = Scripted(EngineBusy(), EngineUnavailable(), GOOD)
+    assert only(await read(engine)).markdown == "Good."
+    assert len(engine.tasks) == 3
+
+
+async def test_a_page_that_fails_is_asked_once_more(read: Read) -> None:
+    assert only(await read(Scripted(PageFailed(), GOOD))).markdown == "Good."
+    engine = Scripted(PageFailed())
+    with pytest.raises(PageFailed):
+        await read(engine)
+    assert len(engine.tasks) == 2
+
+
+@pytest.mark.parametrize("error", [ContextTooLong, EngineTimeout, SchemaRefused])
+async def test_what_would_be_refused_again_is_not_repeated(
+    read: Read, error: type[AppError]
+) -> None:
+    engine = Scripted(error())
+    with pytest.raises(error):
+        await read(engine)
+    assert len(engine.tasks) == 1
+
+
+async def test_what_two_tries_say_alike_stands_on_the_page(read: Read) -> None:
+    rows = Reading("Zeros\n\n" + "| 0 | 0 | 0 |\n" * 30)
+    engine = Scripted(rows)
+    page = only(await read(engine))
+    assert page.error is None
+    assert page.markdown.count("| 0 | 0 | 0 |") == 30
+    assert len(engine.tasks) == 2
+    looped = Scripted(Reading(rows.text, finish_reason="length"))
+    with pytest.raises(PageFailed):
+        await read(looped)
+
+
+async def test_tokens_of_tries_before_a_failure_are_counted(read: Read) -> None:
+    result = await read(Scripted(LOOP, ContextTooLong()), allow_partial=True)
+    assert only(result).error is not None
+    assert result.usage == Usage(10, 100)
 
 
 async def test_a_page_that_the_model_calls_turned_is_read_upright(read: Read) -> None:
@@ -190,6 +244,17 @@ async def test_a_page_that_the_model_calls_turned_is_read_upright(read: Read) ->
     assert (page.markdown, page.width, page.height) == ("right", 280, 198)
     assert [warning.code for warning in page.warnings] == ["asked_again", "turned"]
     assert len(engine.tasks) == 2
+
+
+async def test_a_page_that_turning_does_not_help_is_read_as_it_was(read: Read) -> None:
+    matter = "---\nis_rotation_valid: False\nrotation_correction: 90\n---\n"
+    engine = Scripted(Reading(matter + "upright"), LOOP)
+    page = only(await read(engine, facts={"parser": "qwen"}))
+    assert (page.markdown, page.error, page.height) == ("upright", None, 280)
+    assert [task.page.width for task in engine.tasks] == [198, 280, 280, 140, 280]
+    recovered = Scripted(Reading(matter + "upright"), LOOP, Reading(matter + "read"))
+    page = only(await read(recovered, facts={"parser": "qwen"}))
+    assert (page.markdown, page.width) == ("read", 280)
 
 
 async def test_probabilities_are_asked_for_when_the_card_has_them(read: Read) -> None:
