@@ -29,7 +29,7 @@ LEAST = 1e-9
 
 # One run of letters and digits. In writings without spaces a run is a clause.
 _RUN = re.compile(r"[^\W_]+")
-_WORD = re.compile(r"\s*\S+")
+_WORD = re.compile(r"\S+")
 # Markup that a model writes as tokens: labels and boxes, control tokens, tags, picture names.
 _MARKUP = re.compile(
     r"<\|ref\|>[a-z_]{0,40}<\|/ref\|>|<\|det\|>[^<]*<\|/det\|>|<\|[^|<>\s]{1,40}\|>"
@@ -74,14 +74,13 @@ class Aligner:
 
         A next call goes on where this one ended.
         """
-        # Not into the space at the end: the pattern would start anew at each of its characters.
-        words = [found.span() for found in _WORD.finditer(text, 0, len(text.rstrip()))]
-        runs = list(_RUN.finditer(text))
-        texts = [run[0] for run in runs]
+        words = list(_spans(text))
+        runs = list(_runs(text))
+        texts = [text[start:end] for start, end in runs]
         first = 0
         for start, end in words:
             last = first
-            while last < len(runs) and runs[last].start() < end:
+            while last < len(runs) and runs[last][0] < end:
                 last += 1
             tokens = self._match(text[start:end].lstrip(), texts, first, last)
             if tokens is not None:
@@ -133,7 +132,8 @@ class Aligner:
 def words(markdown: str, tokens: Sequence[Token]) -> list[Word]:
     """Return the words of the markdown that stand in the answer, with their confidence.
 
-    Words are parted by white space. What a parser or a door added is left out.
+    Words are parted by white space and by markup, such as the tags of a table. What a parser or a
+    door added is left out.
     """
     aligner = Aligner(tokens)
     return [
@@ -186,6 +186,16 @@ def _runs(raw: str) -> Iterator[tuple[int, int]]:
         at = markup.end()
     for run in _RUN.finditer(raw, at):
         yield run.span()
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each word with the space before it; markup parts words."""
+    at = 0
+    for stop, after in [*(found.span() for found in _MARKUP.finditer(text)), (len(text), 0)]:
+        for word in _WORD.finditer(text, at, stop):
+            yield at, word.end()
+            at = word.end()
+        at = after
 
 
 def _geometric_mean(values: Sequence[float]) -> float:

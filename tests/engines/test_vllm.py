@@ -758,3 +758,29 @@ def test_the_port_of_nothing_is_closed() -> None:
     """The tests above take port 9 of this machine for a server that is not there."""
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", 9)) != 0
+
+
+WORDS = "max_tokens=8192 cannot be greater than max_model_len=4096."
+TOO_MUCH = refused("400 Bad Request", WORDS, param="max_tokens")
+
+
+async def test_a_server_with_less_context_is_asked_again(engine: Vllm) -> None:
+    async with serving(TOO_MUCH, models("some/model", length=4096), GOOD) as server:
+        assert (await engine.read(task(server.url, max_tokens=8192))).text == "# Heading"
+        await engine.read(task(server.url, max_tokens=8192))
+    lines = [request.line.split()[:2] for request in server.requests]
+    chat = ["POST", "/v1/chat/completions"]
+    assert lines == [chat, ["GET", "/v1/models"], chat, chat]
+    asked = [orjson.loads(server.requests[place].body)["max_tokens"] for place in (0, 2, 3)]
+    assert asked == [8192, 4096, 4096]
+
+
+@pytest.mark.parametrize(
+    "listed", [models("some/model", length=None), models(), plain(b"", "500 Oh")]
+)
+async def test_a_server_that_does_not_say_its_context_is_not_asked_again(
+    engine: Vllm, listed: fake_server.Answer
+) -> None:
+    async with serving(TOO_MUCH, listed) as server:
+        await fails(engine, server.url, ContextTooLong, max_tokens=8192)
+    assert len(server.requests) == 2

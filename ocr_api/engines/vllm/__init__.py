@@ -16,7 +16,13 @@ from typing import Any
 import aiohttp
 import orjson
 
-from files_api.kit.errors import AppError, EngineTimeout, EngineUnavailable, PageFailed
+from files_api.kit.errors import (
+    AppError,
+    ContextTooLong,
+    EngineTimeout,
+    EngineUnavailable,
+    PageFailed,
+)
 from files_api.kit.observe import log
 from model_registry.card import Card
 from ocr_api.engines import Engine, PageTask, Question, Supplies, Task
@@ -39,6 +45,7 @@ class Vllm(Engine):
         super().__init__(supplies)
         self._wire = Wire(supplies.api_key)
         self._contexts: dict[tuple[str, str], int] = {}
+        self._asking: dict[tuple[str, str], asyncio.Future[str | None]] = {}
 
     async def start(self) -> None:
         """Make the pool of connections; it holds none yet."""
@@ -93,13 +100,40 @@ class Vllm(Engine):
         raise error
 
     async def _exchange(self, task: Task, image: bytes | None) -> Reading:
-        """Send the request and read the answer; leaving early closes the connection."""
+        """Ask the server; once more where it has less context than was thought.
+
+        Until somebody asks for `problem`, only the card says how much it has; and a server may
+        come back with less.
+        """
         if task.url is None:
             raise EngineUnavailable(errors.NOWHERE.format(card=task.card.id))
-        room = self._contexts.get((task.url, task.card.id), task.max_tokens)
-        parts = body.parts(task, image, min(task.max_tokens, room))
+        most = self._most(task, task.url)
         try:
-            address = f"{task.url.rstrip('/')}/chat/completions"
+            return await self._once(task, task.url, image, most)
+        except errors.AnswerTooLong:
+            if self._most(task, task.url) >= most:
+                await self._learn(task.card, task.url)
+            if self._most(task, task.url) >= most:
+                raise ContextTooLong from None
+        return await self._once(task, task.url, image, self._most(task, task.url))
+
+    def _most(self, task: Task, url: str) -> int:
+        """Return the most tokens that may be asked for: no more than the server's context."""
+        return min(task.max_tokens, self._contexts.get((url, task.card.id), task.max_tokens))
+
+    async def _learn(self, card: Card, url: str) -> None:
+        """Ask for the server's context; pages that need it at the same time share one question."""
+        key = (url, card.id)
+        if key not in self._asking:
+            self._asking[key] = asyncio.ensure_future(self.problem(card, url))
+            self._asking[key].add_done_callback(lambda _: self._asking.pop(key))
+        await asyncio.shield(self._asking[key])
+
+    async def _once(self, task: Task, url: str, image: bytes | None, most: int) -> Reading:
+        """Send the request and read the answer; leaving early closes the connection."""
+        parts = body.parts(task, image, most)
+        try:
+            address = f"{url.rstrip('/')}/chat/completions"
             response = await self._wire.post(address, parts, task.request_id)
         except (*BROKEN, ValueError) as error:
             raise errors.unreachable(task.card.id, error) from None

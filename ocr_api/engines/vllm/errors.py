@@ -57,6 +57,10 @@ _CONTEXT = (
 _SCHEMA = ("schema", "grammar", "response_format", "structured", "guided")
 
 
+class AnswerTooLong(ContextTooLong):
+    """More tokens of answer were asked for than the server's whole context has."""
+
+
 def unreachable(card_id: str, error: Exception) -> EngineUnavailable:
     """Return the error of a server that gave no answer at all."""
     known = (reason for kind, reason in _REASONS if isinstance(error, kind))
@@ -75,6 +79,8 @@ def refusal(task: Task, status: int, said: bytes) -> AppError:
     if known := _STATUSES.get(status):
         return known[0](does(task.card.id, status))
     words = _words(said) if status in (400, 422) else ""
+    if (error_of(said) or {}).get("param") == "max_tokens" and "max_model_len" in words:
+        return AnswerTooLong()
     if any(word in words for word in _CONTEXT):
         return ContextTooLong()
     if task.schema is not None and any(word in words for word in _SCHEMA):
