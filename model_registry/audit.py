@@ -171,11 +171,24 @@ class Names:
         ]
         return found + self._annotator() + self._ambiguous()
 
-    def unknown(self, urls: Iterable[str]) -> list[str]:
-        """Return a problem for each address that is given for a card which does not exist."""
-        return [
-            f"RECTO_ENGINE_URLS: {self._missing(card)}" for card in urls if card not in self._cards
-        ]
+    def addresses(self, names: Iterable[str]) -> list[str]:
+        """Return what is wrong with addresses that settings give to cards, by id or alias."""
+        found = []
+        named: dict[str, str] = {}
+        for name in names:
+            card = self._cards.get(self._card_aliases.get(name, name))
+            if card is None:
+                found.append(self._missing(name))
+            elif card.embedded:
+                found.append(f"{name} runs inside Recto and takes no address")
+            elif card.id in self._table.routes:
+                found.append(
+                    f"{card.id} has an address here, or by --with-vllm, and a route of this name "
+                    "in the routes file; remove one"
+                )
+            elif named.setdefault(card.id, name) != name:
+                found.append(f"{named[card.id]} and {name} are the same card; remove one")
+        return [f"RECTO_ENGINE_URLS: {problem}" for problem in found]
 
     def _annotator(self) -> list[str]:
         name = self._table.annotator
@@ -198,6 +211,8 @@ class Names:
             return f"there is no card {target.card!r}{hint}"
         if not card.embedded and not target.urls:
             return f"{target.card} runs on a server and needs urls"
+        if card.embedded and target.urls:
+            return f"{target.card} runs inside Recto and takes no urls"
         return None
 
     def _missing(self, name: str) -> str:

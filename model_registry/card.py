@@ -236,7 +236,8 @@ def read_as(kind: type[Model], path: Path) -> Model:
 def explain(error: ValidationError) -> list[str]:
     """Return one line per problem of a pydantic error, without the values."""
     return [
-        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
+        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: "
+        + item["msg"].removeprefix("Value error, ")
         for item in error.errors(include_url=False, include_input=False)
     ]
 

@@ -61,7 +61,7 @@ class Registry:
         self._cards = {card.id: card for card in cards if show_hidden or not card.hidden}
         self._aliases = {alias: card.id for card in self._cards.values() for alias in card.aliases}
         self._routes = routes
-        known = urls or {}
+        known = {self._aliases.get(name, name): found for name, found in (urls or {}).items()}
         self._served = {
             card.id: Route(targets=(Target(card=card.id, urls=known.get(card.id, ())),))
             for card in self._cards.values()
@@ -161,7 +161,7 @@ def load(
         engines: names of the engines that exist.
         parsers: names of the parsers that exist.
         show_hidden: serve the cards marked hidden.
-        urls: base URLs of servers by card id; such a card needs no route.
+        urls: base URLs of servers by card id or alias; such a card needs no route.
 
     Raises:
         CardError: with every problem of every file.
@@ -178,7 +178,7 @@ def load(
         problems += audit.check_routes(table)
     if table and every_card:  # a card that cannot be read would be missed wherever it is named
         names = audit.Names(cards, table, show_hidden=show_hidden)
-        problems += names.problems() + names.unknown(urls or {})
+        problems += names.problems() + names.addresses(urls or ())
     if problems or table is None:
         raise CardError(problems)
     registry = Registry(cards, table, show_hidden=show_hidden, urls=urls)

@@ -4,15 +4,60 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from model_registry.card import read_as
 
 DEFAULT = "default"
 """The word in ``aliases`` that stands for whatever the default route is; no name may be it."""
+
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?")
+"""Host or IPv6 address in brackets, and port (RFC 3986, 3.2, without the user)."""
+_LAST_PORT = 65535
+
+
+def base_url(url: str) -> str:
+    """Return the base URL of a server, without a slash at its end.
+
+    Raises:
+        ValueError: it is none; the message does not repeat it, since it may hold a password.
+    """
+    scheme, _, rest = url.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        raise ValueError("an address holds no user or password; a key is RECTO_ENGINE_API_KEY")
+    if any(char in "?#" or char.isspace() or not char.isprintable() for char in url):
+        raise ValueError("an address holds no blank, no query (?) and no fragment (#)")
+    if scheme.lower() not in {"http", "https"} or not _is_authority(authority):
+        raise ValueError("an address must be such as http://host:8000/v1")
+    return url.rstrip("/")
+
+
+def _is_authority(text: str) -> bool:
+    """Return whether this is a host, or an IPv6 address in brackets, with a port or without."""
+    found = _AUTHORITY.fullmatch(text)
+    if found is None or (found[2] and not 1 <= int(found[2]) <= _LAST_PORT):
+        return False
+    try:
+        IPv6Address(found[1] or "::")
+    except ValueError:
+        return False
+    return True
+
+
+def place(url: str) -> str:
+    """Return host and port of a base URL, to be shown: never a user or a password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+BaseUrl = Annotated[str, AfterValidator(base_url)]
+"""The one rule for addresses of servers, in the routes and in RECTO_ENGINE_URLS."""
 
 
 class _Strict(BaseModel):
@@ -24,7 +69,7 @@ class Target(_Strict):
 
     card: str
     """The id of a card."""
-    urls: tuple[Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")], ...] = ()
+    urls: tuple[BaseUrl, ...] = ()
     """Base URLs (ending in ``/v1``) of the replicas that run it; none for embedded engines."""
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 100
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
@@ -18,6 +17,7 @@ from files_api.kit.bodies import JsonBodies
 from files_api.routes import router as files_router
 from model_registry.card import Card, CardError
 from model_registry.registry import Registry, load
+from model_registry.routing import place
 from ocr_api import migrations
 from ocr_api.apis import Check, Door, Services
 from ocr_api.documents import Documents, OpensFiles
@@ -184,7 +184,7 @@ def _model_checks(workshop: Workshop) -> dict[str, Check]:
     servers = workshop.registry.servers()
     for card in workshop.registry.cards():
         for url in servers[card.id] or (None,):
-            where = f" at {urlsplit(url).netloc}" if url else ""
+            where = f" at {place(url)}" if url else ""
             checks[f"model {card.id}{where}"] = partial(_engine_check, workshop, card, url)
     return checks
 

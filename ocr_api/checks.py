@@ -46,16 +46,21 @@ class Misconfigured(ValueError):
         super().__init__("; ".join(problems))
 
 
-def configuration(*, connect: bool = False) -> tuple[Settings, Registry]:
+def configuration(
+    *, connect: bool = False, engine_urls: dict[str, tuple[str, ...]] | None = None
+) -> tuple[Settings, Registry]:
     """Return the settings and the models, when the service can start with them. Makes nothing.
 
     Args:
         connect: open the database, too, where there is one; blocks for `CONNECT_SECONDS` at most.
+        engine_urls: stand in for those of the settings.
 
     Raises:
         Misconfigured: with every problem of settings, cards, routes and doors.
     """
     settings, problems = read_settings()
+    if engine_urls is not None:
+        settings = settings.model_copy(update={"engine_urls": engine_urls})
     problems = unknown_variables(os.environ) + problems
     database = database_problems(settings)
     if connect and not database:
@@ -99,10 +104,11 @@ def read_settings() -> tuple[Settings, list[str]]:
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False, include_context=False)
     names = [str(item["loc"][0]) for item in items]
-    problems = [
-        f"{PREFIX}{name.upper()}: {item['msg'].removeprefix('Value error, ')}"
-        for name, item in zip(names, items, strict=True)
-    ]
+    problems = []
+    for name, item in zip(names, items, strict=True):
+        inside = [part for part in item["loc"][1:] if isinstance(part, str)]  # a card, say
+        message = item["msg"].removeprefix("Value error, ")
+        problems.append(": ".join([f"{PREFIX}{name.upper()}", *inside, message]))
     defaults: dict[str, Any] = {
         name: Settings.model_fields[name].get_default(call_default_factory=True) for name in names
     }

@@ -39,6 +39,9 @@ _BACKLOG = 2048
 _WORKER_SECONDS = 30
 """How long a worker may leave the parent's question unanswered before it is replaced."""
 
+_Urls = dict[str, tuple[str, ...]]
+"""Base URLs of servers by card."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(app.own_version(), prog_name="recto")
@@ -68,11 +71,12 @@ def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
             "the port could read every document. Listen on 127.0.0.1, behind a proxy that "
             "checks who is calling."
         )
-    settings, _ = _configuration(connect=True)
+    fleet, urls = _fleet(cards)
+    settings, _ = _configuration(connect=True, engine_urls=urls)
     if workers > 1 and async_url(settings.effective_database_url()).get_backend_name() == "sqlite":
         _fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
     # Listen before the database is opened: a second server must not touch it.
-    with _listen(host, port) as listener, _vllm_servers(settings, cards) as settings:
+    with _listen(host, port) as listener, _running(fleet):
         set_up_logs(settings.log_level)
         if workers == 1:
             started = _serve_here(settings, listener)
@@ -82,31 +86,45 @@ def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
         _fail("The service could not start; the log lines above say why.")
 
 
-@contextmanager
-def _vllm_servers(settings: Settings, names: Sequence[str]) -> Iterator[Settings]:
-    """Run a vLLM server for each card; give the settings that know their addresses."""
+def _fleet(names: Sequence[str]) -> tuple[servers.Servers | None, _Urls | None]:
+    """Return the servers that are wanted, not started, and the addresses with theirs among them."""
     if not names:
-        yield settings
-        return
-    cards = [_card(settings, name) for name in names]
+        return None, None
+    settings, problems = checks.read_settings()
+    if problems:
+        _fail(*problems)
     try:
         program = servers.find_vllm(settings.vllm_bin, configs().parent)
+        cards = {card.id: card for card in (_card(settings, name) for name in names)}
         fleet = servers.Servers(
-            cards,
+            [*cards.values()],
             program,
             settings.data_dir / "vllm",
             plugins=configs() / "vllm",
             say=lambda line: click.echo(line, err=True),
         )
+    except (NoServerError, servers.VllmMissing) as error:
+        _fail(str(error))
+    ours = {name for card in cards.values() for name in (card.id, *card.aliases)}
+    urls = {name: given for name, given in settings.engine_urls.items() if name not in ours}
+    return fleet, urls | {name: (url,) for name, url in fleet.urls.items()}
+
+
+@contextmanager
+def _running(fleet: servers.Servers | None) -> Iterator[None]:
+    """Run the servers while the context is open; enter when all of them answer."""
+    if fleet is None:
+        yield
+        return
+    ready = False
+    try:
         with _interrupted_by(signal.SIGTERM), servers.beside(fleet):
-            # The environment, and not only these settings: worker processes read it anew.
-            urls = {**settings.engine_urls, **fleet.urls}
-            os.environ["RECTO_ENGINE_URLS"] = orjson.dumps(urls).decode()
-            yield _configuration()[0]
-    except (NoServerError, servers.ServerFailed, servers.VllmMissing) as error:
+            ready = True
+            yield
+    except servers.ServerFailed as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        _fail("Stopped while the vLLM servers were starting.")
+        _fail("Stopped." if ready else "Stopped while the vLLM servers were starting.")
 
 
 @contextmanager
@@ -201,6 +219,8 @@ def _serve_in_processes(settings: Settings, listener: socket.socket, workers: in
         asyncio.run(_migrate(settings))
     except AppError as error:
         _fail(f"RECTO_DATABASE_URL: {error.message}")
+    # For the workers, which read the settings by themselves.
+    os.environ["RECTO_ENGINE_URLS"] = orjson.dumps(settings.engine_urls).decode()
     supervisor = _Workers(
         _uvicorn_config(
             "ocr_api.cli:worker",
@@ -318,9 +338,11 @@ def check() -> None:
             click.echo(f"ok: {name} (card {card.id}, engine {card.engine}, parser {card.parser})")
 
 
-def _configuration(*, connect: bool = False) -> tuple[Settings, Registry]:
+def _configuration(
+    *, connect: bool = False, engine_urls: _Urls | None = None
+) -> tuple[Settings, Registry]:
     try:
-        return checks.configuration(connect=connect)
+        return checks.configuration(connect=connect, engine_urls=engine_urls)
     except checks.Misconfigured as error:
         _fail(*error.problems)
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
+import orjson
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from files_api.settings import FilesSettings
+from model_registry.routing import BaseUrl
 
 MIB = 1024 * 1024
 _ENGINE_PROCESS_BYTES = 1536 * MIB  # what one rapidocr process holds at its worst, rounded up
+_URLS_SHAPE = 'must be a JSON object such as {"zai-org/GLM-OCR": "http://host:8000/v1"}'
 
 
 def configs() -> Path:
@@ -53,9 +55,9 @@ class Settings(FilesSettings):
     """Address space of a drawing process, in MiB."""
     engine_processes: Annotated[int, Field(ge=0, le=512)] = 0
     """Processes of the CPU engine; 0 means one per core, as many as memory allows."""
-    engine_urls: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Servers that run models: a JSON object of base URLs by card id, one or a list; such a card
-    needs no route."""
+    engine_urls: Annotated[dict[str, tuple[BaseUrl, ...]], NoDecode] = Field(default_factory=dict)
+    """Servers that run models: a JSON object of base URLs by card id or alias, one or a list; such
+    a card needs no route."""
     engine_api_key: SecretStr | None = None
     """Key that is sent to those servers, and to the ones in routes; empty means none."""
     vllm_bin: Path | None = None
@@ -70,19 +72,19 @@ class Settings(FilesSettings):
 
     @field_validator("engine_urls", mode="before")
     @classmethod
-    def _listed(cls, value: object) -> object:
+    def _read_urls(cls, value: object) -> object:
+        # Read here, and not by pydantic-settings, whose error is of another kind than all others.
+        if isinstance(value, str):
+            try:
+                value = orjson.loads(value)
+            except ValueError:
+                raise ValueError(_URLS_SHAPE) from None
         if not isinstance(value, dict):
-            return value
-        return {name: (url,) if isinstance(url, str) else url for name, url in value.items()}
-
-    @field_validator("engine_urls")
-    @classmethod
-    def _check_urls(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        for name, urls in value.items():
-            parts = [urlsplit(url) for url in urls]
-            if not urls or not all(one.scheme in {"http", "https"} and one.netloc for one in parts):
-                raise ValueError(f"{name} needs addresses such as http://host:8000/v1")
-        return {name: tuple(url.rstrip("/") for url in urls) for name, urls in value.items()}
+            raise ValueError(_URLS_SHAPE)  # noqa: TRY004 - pydantic reports no TypeError
+        # An address in the wrong place must not be shown, since it may hold a password.
+        if any("://" in name or "@" in name or not name.isprintable() for name in value):
+            raise ValueError(_URLS_SHAPE)
+        return {name: _listed(name, urls) for name, urls in value.items()}
 
     @field_validator("doors", "fetch_allow", mode="before")
     @classmethod
@@ -105,6 +107,17 @@ class Settings(FilesSettings):
         if self.engine_processes:
             return self.engine_processes
         return max(1, min(cores(), _memory_bytes() // _ENGINE_PROCESS_BYTES))
+
+
+def _listed(name: str, urls: object) -> list[object]:
+    """Return one address, or a list of them, as a list."""
+    if isinstance(urls, str):
+        return [urls]
+    if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls):
+        raise ValueError(f"{name} needs an address, or a list of them")
+    if not urls:
+        raise ValueError(f"{name} has an empty list; give it an address, or leave it out")
+    return [*urls]
 
 
 def cores() -> int:

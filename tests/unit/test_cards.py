@@ -280,7 +280,7 @@ def test_every_sampling_field_is_sent(card: Card) -> None:
     fields = (sent.temperature, sent.top_p, sent.top_k, sent.repetition_penalty)
     assert None not in (*fields, sent.skip_special_tokens)
     assert sent.skip_special_tokens is (card.parser != "deepseek")
-    detection = {"max_pattern_size": 16, "min_pattern_size": 1, "min_count": 8}
+    detection = {"max_pattern_size": 16, "min_pattern_size": 1, "min_count": 200}
     assert sent.repetition_detection == detection
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,12 +94,19 @@ def test_odd_cards_are_refused(
 def test_a_missing_program_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RECTO_VLLM_BIN", str(tmp_path / "none"))
     monkeypatch.setenv("RECTO_DATA_DIR", str(tmp_path / "data"))
-    done = recto("serve", "--port", "0", "--with-vllm", GLM)
-    assert (done.exit_code, "is not a program" in done.stderr) == (1, True)
+    said = f"recto: RECTO_VLLM_BIN names {tmp_path / 'none'}, which is not a program.\n"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = recto("serve", "--port", str(port), "--with-vllm", GLM)
+    assert (done.exit_code, done.output) == (1, said)  # and nothing about the port
 
 
 def test_one_command_serves_a_model_and_stops_it(environment: dict[str, str]) -> None:
-    process = started(environment, "--with-vllm", "glm-ocr")
+    environment["RECTO_ENGINE_URLS"] = '{"glm-ocr": "http://127.0.0.1:9/v1"}'  # which it replaces
+    routes = Path(environment["STANDIN"]) / "routes.yaml"
+    routes.write_text(f"default: rapidocr\nannotator: {GLM}\n")
+    environment["RECTO_ROUTES"] = str(routes)
+    process = started(environment, "--with-vllm", "glm-ocr", "--with-vllm", GLM)
     with process:
         assert process.stdout
         base = process.stdout.readline().split()[3]
@@ -108,6 +117,8 @@ def test_one_command_serves_a_model_and_stops_it(environment: dict[str, str]) ->
         with urllib.request.urlopen(f"http://{name.split()[-1]}/facts", timeout=60) as answer:
             facts = json.load(answer)
         assert facts["words"][:2] == ["serve", GLM]
+        assert "--gpu-memory-utilization" not in facts["words"]  # it has the GPU for itself
+        assert left(environment) == [facts["pid"]]
         assert not [name for name in facts["environment"] if name.startswith("RECTO_")]
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
@@ -135,7 +146,49 @@ def test_a_signal_while_servers_start_stops_them(environment: dict[str, str], nu
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert (process.returncode, said) == (1, STOPPED)
-    assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if runs_standin(one)]
+    assert left(environment) == []
+
+
+def make_deaf(environment: dict[str, str]) -> Path:
+    """Let the server outlive SIGTERM; return the file that it makes when it gets one."""
+    asked = Path(environment["STANDIN"]) / "asked"
+    Path(environment["RECTO_VLLM_BIN"]).write_text(
+        f"#!/bin/sh\ntrap 'touch \"{asked}\"' TERM\n"
+        f'"{sys.executable}" "{STANDIN}" "$@" &\nwhile :; do wait; done\n'
+    )
+    return asked
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_servers_start_kills_them(
+    environment: dict[str, str], number: int
+) -> None:
+    (Path(environment["STANDIN"]) / "closed").touch()
+    asked = make_deaf(environment)
+    process = started(environment, "--with-vllm", GLM)
+    wait_until(lambda: bool(left(environment)))
+    process.send_signal(number)
+    wait_until(asked.exists)
+    process.send_signal(number)
+    said = process.communicate(timeout=10)[1]  # less than what one signal waits
+    assert (process.returncode, said) == (1, STOPPED)
+    assert left(environment) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_servers_stop_kills_them(
+    environment: dict[str, str], number: int
+) -> None:
+    asked = make_deaf(environment)
+    process = started(environment, "--with-vllm", GLM)
+    assert process.stdout
+    assert process.stdout.readline().startswith("Recto listens")
+    process.send_signal(number)
+    wait_until(asked.exists)
+    process.send_signal(number)
+    said = process.communicate(timeout=10)[1]
+    assert (process.returncode, said) == (1, "recto: Stopped.\n")
+    assert left(environment) == []
 
 
 STOPPED = "recto: Stopped while the vLLM servers were starting.\n"
@@ -149,9 +202,14 @@ def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def runs_standin(cmdline: Path) -> bool:
-    try:
-        words = cmdline.read_bytes()
-    except OSError:
-        return False
-    return str(STANDIN).encode() in words and GLM.encode() in words
+def left(environment: dict[str, str]) -> list[int]:
+    """Return the processes that run the stand-in of this test."""
+    ours = f"STANDIN={environment['STANDIN']}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if words[1:2] == [str(STANDIN).encode()] and ours in variables:
+                found.append(int(process.name))
+    return found

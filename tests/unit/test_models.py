@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from model_registry.card import Card, CardError, read_cards
 from model_registry.registry import Registry, UnknownModelError, UnservedModelError, load
-from model_registry.routing import Route, Routes, Target, pick
+from model_registry.routing import Route, Routes, Target, pick, place
 
 CARD = """
 id: {id}
@@ -336,3 +337,70 @@ def test_the_cards_that_ship_are_right() -> None:
     cards = read_cards(Path(__file__).resolve().parents[2] / "configs" / "models")
     assert {"rapidocr", "echo"} <= {card.id for card in cards}
     assert all(card.hidden == (card.engine == "echo") for card in cards)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://gpu:8000/v1",
+        "https://gpu.example.org",
+        "http://under_score:1/a/b",
+        "http://127.0.0.1:65535/v1",
+        "http://[::1]:8000/v1",
+        "http://gpu/v1/at@home",
+    ],
+)
+def test_addresses_of_servers(url: str) -> None:
+    assert Target(card="a", urls=(f"{url}/",)).urls == (url,)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "gpu:8000/v1",
+        "http://",
+        "http:///v1",
+        "http://:8000/v1",
+        "ftp://gpu/v1",
+        "http://[",
+        "http://[::1",
+        "http://[gpu]/v1",
+        "http://[1:2]/v1",
+        "http://gpu:/v1",
+        "http://gpu:0/v1",
+        "http://gpu:65536/v1",
+        "http://gpu:80:80/v1",
+        "http://gpu:80a/v1",
+        "http://me@gpu/v1",
+        "http://me:hush@gpu/v1",
+        "http://gpu/v1?token=abc",
+        "http://gpu/v1#here",
+        "http://gpu/v1 ",
+        " http://gpu/v1",
+        "http://gpu/v1\n",
+        "http://gpu\\v1",
+    ],
+)
+def test_what_is_no_address_of_a_server(url: str) -> None:
+    with pytest.raises(ValidationError):
+        Target(card="a", urls=(url,))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://gpu/v1", "gpu"),
+        ("http://[::1]:8000/v1", "[::1]:8000"),
+        ("http://me:hush@gpu:8000/v1", "gpu:8000"),
+        ("http://me:hu@sh@[::1]/v1", "[::1]"),
+    ],
+)
+def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
+    assert place(url) == shown
+
+
+def test_an_embedded_card_takes_no_address_from_a_route(tmp_path: Path) -> None:
+    routes = "default: a\nroutes: {r: {targets: [{card: a, urls: ['http://gpu/v1']}]}}"
+    found = problems_of(tmp_path, routes, a="embedded: true\n")
+    assert found == ["route r: a runs inside Recto and takes no urls"]

@@ -125,6 +125,7 @@ async def test_a_server_gets_what_vllm_needs_and_none_of_our_secrets(
     orders: Path, program: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECTO_SECRET", "hidden")
+    monkeypatch.setenv("VLLM_API_KEY", "wanted of everybody")
     monkeypatch.setenv("PYTHONPATH", "ours")
     async with servers(program, logs, Heard()) as running:
         facts = await get(running.urls["org/one"], "/facts")
@@ -132,7 +133,7 @@ async def test_a_server_gets_what_vllm_needs_and_none_of_our_secrets(
     assert environment["PYTHONPATH"] == "plugins"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
     assert environment["PATH"].split(os.pathsep)[0] == str(program.parent)
-    assert not [name for name in environment if name.startswith("RECTO_")]
+    assert not [name for name in environment if name.startswith(("RECTO_", "VLLM_API_KEY"))]
 
 
 @pytest.mark.parametrize(
