@@ -18,8 +18,9 @@ from ocr_api.markup.notation import (
 from ocr_api.parsers import Parser
 from ocr_api.result import Box, Parsed, Reading, plain
 
-# Leaders and blanks to be filled in, of which the model writes as many as it has room for.
-_LEADERS = re.compile(r"(\\_|[.·_])\1{3,}")
+# Leaders and blanks to be filled in, of which the model writes as many as it has room for; fewer
+# than ten may be part of what a page says ("DE....12").
+_LEADERS = re.compile(r"(\\_|[.·_])\1{9,}")
 _TABS = re.compile(r"(?:\\t)+")
 
 

@@ -27,11 +27,13 @@ THINNEST = 2 / SCALE
 
 _PICTURE = re.compile(
     r"!\[[^\[\]\n]{0,300}\]\(image_\d{1,6}\.(?:png|jpe?g)\)"
-    r"(?:\s*(\d{1,6})[ \t]*,[ \t]*(\d{1,6})[ \t]*,[ \t]*(\d{1,6})[ \t]*,[ \t]*(\d{1,6})(?!\d|,\d))?"
+    # On the same line, and not the start of a longer number or of a word.
+    r"(?:[ \t]*(\d{1,6})[ \t]*,[ \t]*(\d{1,6})[ \t]*,[ \t]*(\d{1,6})[ \t]*,[ \t]*(\d{1,6})"
+    r"(?!\w|[.,]\d))?"
 )
 # Coordinates that the answer's end cut off: fewer than four numbers right after a placeholder.
 _CUT_BOX = re.compile(r"(\(image_\d{1,6}\.(?:png|jpe?g)\))[ \t]*\d{1,4}(?:,[ \t]*\d{0,4}){0,3}\Z")
-_WHOLE_BOX = re.compile(r"\)\s*\d+[ \t]*,[ \t]*\d+[ \t]*,[ \t]*\d+[ \t]*,[ \t]*\d+\Z")
+_WHOLE_BOX = re.compile(r"\)[ \t]*\d+[ \t]*,[ \t]*\d+[ \t]*,[ \t]*\d+[ \t]*,[ \t]*\d+\Z")
 
 
 class Lighton(Parser):

@@ -44,6 +44,7 @@ _TAG = re.compile(rf"(</?(?:{_NAMES})/?>|<img\s[^<>]{{0,2000}}>)")
 _TOKENS = tuple(f"<{close}{name}>" for name in _NAMES.split("|") for close in ("", "/"))
 _CUT_IMG = re.compile(r"<img\s[^<>]{0,2000}\Z")
 _SAYS_NOTHING = frozenset(("", "image", "img", "figure", "picture", "photo", "alt text"))
+_OUT_OF_TEXT = ("watermark", "page_number", "header", "footer")
 _MARGINS = {"page_number": "footer", "header": "header", "footer": "footer"}
 
 
@@ -82,11 +83,15 @@ class Qwen(Parser):
 def _walk(text: str, page: _Page) -> None:
     """Fill the page from text with tags; a tag without its end reaches to the next blank line."""
     pieces = _TAG.split(text)
+    words = _words(pieces)
     page.parts.append(pieces[0])
     at = 1
     while at < len(pieces):
         tag, after = pieces[at], pieces[at + 1]
         at += 2
+        if at - 2 in words:
+            page.parts += [tag, after]
+            continue
         if tag.startswith("</"):
             page.parts.append(after)
         elif tag.endswith("/>") or tag.startswith("<img "):
@@ -99,6 +104,25 @@ def _walk(text: str, page: _Page) -> None:
             _add(tag[1:-1], inside, blank + rest, page)
 
 
+def _words(pieces: list[str]) -> set[int]:
+    """Return where tags stand that are words of the page, such as in a sentence about HTML.
+
+    They stand within a line and are never closed. As tags they would take what follows them out
+    of the text.
+    """
+    found: set[int] = set()
+    nearest: dict[str, str] = {}  # the next tag of each name, seen from the end
+    for at in range(len(pieces) - 2, 0, -2):
+        tag, before = pieces[at], pieces[at - 1].rstrip(" \t")
+        name = tag.strip("</>")
+        closed = nearest.get(name, "").startswith("</")
+        in_line = before and not before.endswith("\n")
+        if name in _OUT_OF_TEXT and tag == f"<{name}>" and in_line and not closed:
+            found.add(at)
+        nearest[name] = tag
+    return found
+
+
 def _add(name: str, inside: str, after: str, page: _Page) -> None:
     """Add what stands in a tag of that name, and the text after it."""
     inside = inside.strip()
@@ -108,7 +132,9 @@ def _add(name: str, inside: str, after: str, page: _Page) -> None:
     elif name == "signature":
         page.parts.append(inside or GONE)
     else:
-        page.parts.append(GONE)
+        # Their places stay in the text, for the pictures that are met in order.
+        page.parts.append("\n\n".join("![](x)" for _ in _PICTURE.finditer(inside)) or GONE)
+        inside = _PICTURE.sub(lambda found: _said(found[1]), inside).strip()
         if inside and name in _MARGINS:
             page.margins.setdefault(_MARGINS[name], []).append(inside)
     page.parts.append(after)
@@ -116,11 +142,14 @@ def _add(name: str, inside: str, after: str, page: _Page) -> None:
 
 def _figure(found: re.Match[str], page: _Page) -> str:
     """Return what stands for a picture with an alternative text."""
-    text = found[1].strip()
-    if text.lower() in _SAYS_NOTHING:
-        text = ""
     before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
-    return _described(page.places.take(), text, before or "\n", after)
+    return _described(page.places.take(), _said(found[1]), before or "\n", after)
+
+
+def _said(text: str) -> str:
+    """Return an alternative text, or nothing where it says nothing."""
+    text = text.strip()
+    return "" if text.lower() in _SAYS_NOTHING else text
 
 
 def _described(picture: str, text: str, before: str, after: str) -> str:

@@ -238,6 +238,30 @@ def test_lighton_links_and_other_pictures_stay() -> None:
 
 
 @pytest.mark.parametrize(
+    "tail",
+    [
+        "\n1,250,300,400 tons",
+        "\n\n1,250,300,400",
+        " 1,250,300,400tons",
+        " 1,250,300,400_",
+        " 1,250,300,4000000",
+        " 1,250,300,400,500",
+        " 1,250,300,400.5",
+    ],
+)
+def test_lighton_numbers_of_the_page_are_no_box(tail: str) -> None:
+    page = parsed(Lighton, f"Words ![image](image_2.png){tail} end", LEFT)
+    assert page.markdown == f"Words {mark(0)}{tail} end"
+    assert page.regions is None
+
+
+def test_lighton_a_box_may_end_a_sentence() -> None:
+    page = parsed(Lighton, "![image](image_2.png) 1,250,300,400. Words", LEFT)
+    assert page.markdown == f"{mark(0)}. Words"
+    assert page.regions == (Box(0.001, 0.25, 0.3, 0.4),)
+
+
+@pytest.mark.parametrize(
     "tail", ["!", "![im", "![image](image_", "![image](image_2.png", "![image](image_2.png)"]
 )
 def test_lighton_a_cut_placeholder_leaves_nothing(tail: str) -> None:
@@ -281,7 +305,9 @@ def test_glm_other_fences_stay(text: str) -> None:
         ("```markdown\n# A\n\n```sh\nls\n```", "# A\n\n```sh\nls\n```"),
         ("```mark", ""),
         ("\\t\\tA\\tB\\t", "A\\tB"),
-        ("Contents........7 and ____ and ...", "Contents...7 and ___ and ..."),
+        ("Contents..........7 and __________ and ...", "Contents...7 and ___ and ..."),
+        ("\\_" * 10 + "·" * 12, "\\_" * 3 + "···"),
+        ("DE....12, .........7 and _________", "DE....12, .........7 and _________"),
         ("A<|endoftext|>\n<|user|>", "A"),
         ("<table><tr><td>A</td><td", "<table><tr><td>A</td>"),
         ("a < b", "a < b"),
@@ -388,3 +414,32 @@ def test_qwen_description_without_a_picture_stays() -> None:
     page = parsed(Qwen, "A\n\n<img>A logo</img>\n\n<img src='a.png'/>")
     assert page.markdown == "A\n\nA logo"
     assert "2 pictures" in page.warnings[0].message
+
+
+@pytest.mark.parametrize("name", ["header", "footer", "page_number", "watermark"])
+def test_qwen_a_tag_within_a_line_that_is_never_closed_is_text(name: str) -> None:
+    text = f"The page shows a <{name}> tag in text.\n\nNext"
+    assert parsed(Qwen, text) == Parsed(text)
+    page = parsed(Qwen, f"{text}\n\n<{name}>Real</{name}>")
+    assert page.markdown == text
+    assert (page.header or page.footer) == (None if name == "watermark" else "Real")
+
+
+def test_qwen_a_tag_at_the_start_of_a_line_needs_no_end() -> None:
+    page = parsed(Qwen, "Words\n <footer>Secret\n\nNext <header>H <img>A</img></header>", LEFT)
+    assert (page.header, page.footer) == ("H", "Secret")
+    assert page.markdown == f"Words\n \n\nNext {mark(0)} A"
+
+
+def test_qwen_pictures_in_a_header_stand_in_the_text() -> None:
+    page = parsed(
+        Qwen,
+        "<header>Acme ![logo](page_1_2_3_4.png) Inc</header>\n\n![](page_5_6_7_8.png)\n\nbody"
+        "\n\n<footer>![image](a.png)</footer>\n\n<watermark>![W](b.png)</watermark>",
+        LEFT,
+        WHOLE_PAGE,
+        LEFT,
+    )
+    assert (page.header, page.footer) == ("Acme logo Inc", None)
+    assert page.markdown == f"{mark(0)}\n\n{mark(1)}\n\nbody\n\n{mark(2)}"
+    assert codes(page) == ["picture_places_unknown"]
