@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -171,9 +171,28 @@ def strip_control_tokens(prompt: str, tokens: tuple[str, ...]) -> str:
     if not tokens:
         return prompt
     pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len)[::-1]))
-    while (shorter := pattern.sub("", prompt)) != prompt:
-        prompt = shorter
+    prompt = pattern.sub("", prompt)
+    if pattern.search(prompt):
+        prompt = _without_nested(prompt, tokens)
     return prompt.strip()
+
+
+def _without_nested(prompt: str, tokens: Iterable[str]) -> str:
+    """Return the prompt without tokens that come about where others were taken out.
+
+    Character by character, so that a prompt made of nothing else is done in one pass.
+    """
+    by_end: dict[str, list[str]] = {}
+    for token in sorted(tokens, key=len, reverse=True):
+        by_end.setdefault(token[-1], []).append(token)
+    kept: list[str] = []
+    for character in prompt:
+        kept.append(character)
+        for token in by_end.get(character, ()):
+            if "".join(kept[-len(token) :]) == token:
+                del kept[-len(token) :]
+                break
+    return "".join(kept)
 
 
 def check_support(options: OcrOptions, card: Card, missing: str | None = None) -> tuple[Warn, ...]:

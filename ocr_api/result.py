@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 # Private-use characters (Unicode 23.5.1): no text that a reader sees holds them, and `plain`
 # removes them from what an engine says, so that a document cannot forge a mark.
 _OPEN, _CLOSE, _GONE = "\ue000", "\ue001", "\ue002"
-_WITHOUT = str.maketrans("", "", _OPEN + _CLOSE + _GONE)
+_WITHOUT = str.maketrans("", "", _OPEN + _CLOSE + _GONE + "\0")
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 _TABLE_MARK = re.compile(f"{_OPEN}t(\\d+){_CLOSE}")
 
@@ -273,5 +273,8 @@ def keep_regions(parsed: Parsed, kept: Sequence[int]) -> Parsed:
 
 
 def plain(text: str) -> str:
-    """Return engine text without the characters that make a mark."""
+    """Return engine text without the characters that make a mark, and without NUL.
+
+    No page holds a NUL, and PostgreSQL and many a client refuse one.
+    """
     return text.translate(_WITHOUT)

@@ -9,13 +9,15 @@ model's server. What it may cost is bounded in this room and nowhere else.
 
 from __future__ import annotations
 
-from ocr_api.annotate.annotator import Annotator, accept
+from ocr_api.annotate.annotator import Annotator
+from ocr_api.annotate.form import Form, accept
 from ocr_api.annotate.merge import fold, merge_pages, parse_json
 from ocr_api.annotate.prompts import schema_prompt
 from ocr_api.annotate.schemas import check
 
 __all__ = [
     "Annotator",
+    "Form",
     "accept",
     "check",
     "fold",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from files_api.kit.errors import AnnotationFailed, AnnotationUnsupported, ContextTooLong
@@ -12,11 +12,10 @@ from model_registry.card import Card, Sampling
 from ocr_api.annotate import prompts
 from ocr_api.annotate.coerce import coerce
 from ocr_api.annotate.fitting import problems
+from ocr_api.annotate.form import Form
 from ocr_api.annotate.merge import NotJson, dump, fold, merge_pages, parse_json
-from ocr_api.annotate.schemas import check
-from ocr_api.annotate.skeleton import lenient, skeleton
-from ocr_api.engines import Engine, Question
-from ocr_api.result import Reading, Usage
+from ocr_api.engines import Question
+from ocr_api.result import Reading, Usage, Warn
 
 BYTES_PER_TOKEN = 3
 """UTF-8 bytes that a token holds at least, on average; real text in any script has more."""
@@ -26,7 +25,7 @@ _NAMED = 3
 
 _CALM = Sampling(temperature=0.0)
 # The second try must be able to say something else: top_k 1, or a tiny top_p, would make it the
-# first again.
+# first again. Only what the first one set is changed: a server may not know the other fields.
 _OTHER_WAY = Sampling(temperature=0.2, top_p=0.95, top_k=-1)
 
 _STOPPED = {
@@ -36,34 +35,25 @@ _STOPPED = {
 }
 
 
-def accept(card: Card, schema: Mapping[str, Any], param: str) -> None:
-    """Refuse a schema that this card's way of annotating cannot be held to; see `schemas.check`.
-
-    Raises:
-        ValidationFailed, SchemaRefused: the schema is at fault.
-    """
-    check(schema, param)
-    if card.annotation is not None and card.annotation.by == "skeleton":
-        skeleton(schema, param)
+Ask = Callable[[Question], Awaitable[Reading]]
+"""Gets a question answered; whoever makes the annotator knows by which server."""
 
 
 class Annotator:
-    """Asks one model, on one server, for one request."""
+    """Asks one model for one request."""
 
     def __init__(
         self,
-        engine: Engine,
+        ask: Ask,
         card: Card,
-        url: str | None = None,
         request_id: str = "",
         sampling: Sampling | None = None,
     ) -> None:
         """Take who is asked, and how.
 
         Args:
-            engine: what runs the card.
+            ask: gets each question answered.
             card: must have an ``annotation``.
-            url: base URL of the server; None for an embedded engine.
             request_id: begins the name of each try in the server's log.
             sampling: None for the card's own, with temperature 0 and no repetition penalty.
 
@@ -72,16 +62,17 @@ class Annotator:
         """
         if card.annotation is None:
             raise AnnotationUnsupported(f"{card.id} cannot annotate documents.")
-        self._engine = engine
+        self._answer = ask
         self._card = card
         self._how = card.annotation
-        self._url = url
         self._request_id = request_id
         calm = card.sampling.within_schema().changed(_CALM)
         self._sampling = calm if sampling is None else sampling
         self._asked = 0
         self.usage = Usage()
         """Tokens of every answer so far, also of those that were of no use."""
+        self.warnings: tuple[Warn, ...] = ()
+        """What a reader of the answers should know."""
 
     async def ask_json(
         self, prompt: str, image: bytes | None, schema: Mapping[str, Any]
@@ -97,18 +88,28 @@ class Annotator:
             AppError: as `Engine.ask` does.
         """
         self._asked += 1
-        spent, sampling, most = Usage(), self._sampling, self._first_room()
-        reason = ""
-        for attempt in (1, 2):
-            reading = await self._ask(prompt, image, schema, sampling, most, attempt)
-            spent += reading.usage
-            value = parse_json(reading.text)
-            reason = await _fault(reading, value, schema)
-            if not reason:
-                return value, spent
-            sampling = self._sampling.changed(_OTHER_WAY)
-            most = self._second_room(reading, most)
-        raise AnnotationFailed(f"No valid annotation could be made: {reason}.")
+        reading = await self._ask(prompt, image, schema, self._sampling, self._first_room(), 1)
+        value, reason = await judged(reading, schema)
+        if not reason:
+            return value, reading.usage
+        value, used = await self.ask_again(reading, prompt, image, schema)
+        return value, reading.usage + used
+
+    async def ask_again(
+        self, bad: Reading, prompt: str, image: bytes | None, schema: Mapping[str, Any]
+    ) -> tuple[Any, Usage]:
+        """Return a value that fits the schema, and its tokens, after an answer that did not.
+
+        Raises:
+            AppError: as `ask_json` does.
+        """
+        sampling = _otherwise(self._sampling)
+        most = self._second_room(bad, self._first_room())
+        reading = await self._ask(prompt, image, schema, sampling, most, 2)
+        value, reason = await judged(reading, schema)
+        if reason:
+            raise AnnotationFailed(f"No valid annotation could be made: {reason}.")
+        return value, reading.usage
 
     async def document(
         self,
@@ -130,7 +131,7 @@ class Annotator:
             ContextTooLong: schema and guidance leave no room for the document.
             AppError: as `ask_json` does.
         """
-        waiting = deque(prompts.page_groups(markdowns, self._room(schema, guidance)))
+        waiting = deque(await asyncio.to_thread(self._groups, markdowns, schema, guidance))
         answers: list[Any] = []
         spent = Usage()
         while waiting:
@@ -147,22 +148,17 @@ class Annotator:
             answers.append(answer)
             spent += used
         if schema is None:
-            return fold(answers), spent
+            return await asyncio.to_thread(fold, answers), spent
         return await self.finish(answers, schema), spent
 
-    async def page(
-        self, image: bytes, schema: Mapping[str, Any], guidance: str | None = None
-    ) -> tuple[Any, Usage]:
-        """Return what one page's picture (JPEG) says for the schema; `finish` takes all pages'.
+    async def page(self, image: bytes, form: Form) -> tuple[Any, Usage]:
+        """Return what one page's picture (JPEG) says for the form; `finish` takes all pages'.
 
         The way of skeletons gives strings and nulls in the schema's shape.
         """
-        prompt = prompts.page_question(self._card, schema, guidance)
-        return await self.ask_json(prompt, image, self._wanted(schema))
+        return await self.ask_json(form.page, image, form.asked)
 
-    async def region(
-        self, image: bytes, schema: Mapping[str, Any], guidance: str | None = None
-    ) -> tuple[str, Usage]:
+    async def region(self, image: bytes, form: Form) -> tuple[str, Usage]:
         """Return the annotation of a picture that was cut out of a page, as JSON text.
 
         Raises:
@@ -170,9 +166,8 @@ class Annotator:
         """
         if not self._how.images:
             raise AnnotationUnsupported(f"{self._card.id} cannot annotate pictures.")
-        prompt = prompts.region_question(self._card, schema, guidance)
-        value, used = await self.ask_json(prompt, image, self._wanted(schema))
-        return await self.finish([value], schema), used
+        value, used = await self.ask_json(form.region, image, form.asked)
+        return await self.finish([value], form.schema), used
 
     async def finish(self, values: Sequence[Any], schema: Mapping[str, Any]) -> str:
         """Return the pages' values as the one JSON text of the document.
@@ -189,7 +184,8 @@ class Annotator:
         schema: Mapping[str, Any] | None,
         guidance: str | None,
     ) -> tuple[Any, Usage]:
-        prompt = prompts.document_question(self._card, pages, schema, guidance)
+        card = self._card
+        prompt = await asyncio.to_thread(prompts.document_question, card, pages, schema, guidance)
         if schema is not None:
             return await self.ask_json(prompt, None, schema)
         self._asked += 1
@@ -199,6 +195,9 @@ class Annotator:
             raise AnnotationFailed(
                 f"No valid annotation could be made: {_STOPPED[reading.finish_reason]}."
             )
+        if reading.finish_reason == "length":
+            said = "The annotation stopped at its length limit."
+            self.warnings = (Warn("truncated", said),)
         return reading.text, reading.usage
 
     async def _ask(
@@ -210,11 +209,10 @@ class Annotator:
         max_tokens: int,
         attempt: int,
     ) -> Reading:
-        reading = await self._engine.ask(
+        reading = await self._answer(
             Question(
                 card=self._card,
                 prompt=prompt,
-                url=self._url,
                 request_id=f"{self._request_id}-n{self._asked}-a{attempt}",
                 sampling=sampling,
                 max_tokens=max_tokens,
@@ -224,9 +222,6 @@ class Annotator:
         )
         self.usage += reading.usage
         return reading
-
-    def _wanted(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        return lenient(schema) if self._how.by == "skeleton" else schema
 
     def _first_room(self) -> int:
         """Return the most tokens of a first answer: half of the context at most."""
@@ -242,6 +237,14 @@ class Annotator:
             return most * 2
         return max(most, min(most * 4, self._card.context - reading.usage.prompt_tokens))
 
+    def _groups(
+        self,
+        pages: Sequence[prompts.DocumentPage],
+        schema: Mapping[str, Any] | None,
+        guidance: str | None,
+    ) -> list[list[prompts.DocumentPage]]:
+        return prompts.page_groups(pages, self._room(schema, guidance))
+
     def _room(self, schema: Mapping[str, Any] | None, guidance: str | None) -> int:
         """Return the bytes of a document that fit one question."""
         if self._card.context is None:
@@ -255,13 +258,25 @@ class Annotator:
         return room
 
 
-async def _fault(reading: Reading, value: Any, schema: Mapping[str, Any]) -> str:
-    """Return why an answer is of no use, or nothing."""
+async def judged(reading: Reading, schema: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the value of an answer, and why it is of no use; "" where it is of use."""
+    return await asyncio.to_thread(_judged, reading, schema)
+
+
+def _judged(reading: Reading, schema: Mapping[str, Any]) -> tuple[Any, str]:
+    value = parse_json(reading.text)
     if reading.finish_reason in _STOPPED:
-        return _STOPPED[reading.finish_reason]
+        return value, _STOPPED[reading.finish_reason]
     if isinstance(value, NotJson):
-        return "the answer is not JSON"
-    return _listed(await asyncio.to_thread(problems, schema, value))
+        return value, "the answer is not JSON"
+    return value, _listed(problems(schema, value))
+
+
+def _otherwise(sampling: Sampling) -> Sampling:
+    """Return the sampling of a second try."""
+    fields = _OTHER_WAY.model_dump(exclude_none=True)
+    changed = {name: to for name, to in fields.items() if getattr(sampling, name) is not None}
+    return sampling.model_copy(update=changed)
 
 
 def _listed(found: Sequence[str]) -> str:

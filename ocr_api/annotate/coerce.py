@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from ocr_api.annotate.walk import Shape, alternatives, first
+from ocr_api.annotate.walk import Shape, Shapes, TooManyShapesError
 
 _WORDS = {
     **dict.fromkeys(
@@ -42,7 +42,7 @@ def coerce(schema: Mapping[str, Any], value: Any) -> Any:
     """
     try:
         return _Turner(schema).turn(schema, value)
-    except RecursionError:
+    except (RecursionError, TooManyShapesError):
         return value
 
 
@@ -50,28 +50,53 @@ class _Turner:
     """Turns the values of one schema."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
-        self._root = root
+        self._shapes = Shapes(root)
 
     def turn(self, schema: object, value: Any) -> Any:
         """Return the value as the schema wants it, as far as that is clear."""
         if isinstance(value, Mapping):
-            return self._record(self._of(schema, "object"), value)
+            return self._record(self._record_keys(schema, value), value)
         if isinstance(value, list):
-            return self._listing(self._of(schema, "array"), value)
-        shapes = alternatives(schema, self._root)
+            return self._listing(self._listing_keys(schema), value)
+        shapes = self._shapes.of(schema)
         if _void(value):
             return None if any(shape.takes_null for shape in shapes) else value
         for shape in shapes:
             turned = _scalar(shape, value)
             if turned is not _GONE:
                 return turned
-        return shapes[0].keys["const"] if _is_constant(shapes) else value
+        return value
 
-    def _of(self, schema: object, kind: str) -> Mapping[str, Any]:
-        """Return the keywords for a value of that kind: of the first alternative that has it."""
-        shapes = alternatives(schema, self._root)
-        fitting = (shape for shape in shapes if kind in shape.kinds)
-        return next(fitting, first(schema, self._root)).keys
+    def _record_keys(self, schema: object, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the keywords of the alternative that a record was meant for.
+
+        That is the one whose fixed values it does not contradict (a record that says
+        ``"kind": "cash"`` is no card), that misses least and has a name for most of it. The first
+        of those that do as well; whether it fits is for the check to say.
+        """
+        fitting = [shape.keys for shape in self._shapes.of(schema) if "object" in shape.kinds]
+        if not fitting:
+            return self._shapes.first(schema).keys
+        return min(fitting, key=lambda keys: self._strangeness(keys, value))
+
+    def _strangeness(self, keys: Mapping[str, Any], value: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return how badly a record fits: contradictions, missing names, names unheard of."""
+        declared = keys.get("properties", {})
+        said = {name for name, item in value.items() if not _void(item)}
+        against = sum(self._contradicts(declared[name], value[name]) for name in said & {*declared})
+        unsaid = {*keys.get("required", ())} - said
+        # A fixed value need not be said.
+        missing = sum(not _is_constant(self._shapes.of(declared.get(name))) for name in unsaid)
+        return against, missing, len(said - {*declared})
+
+    def _contradicts(self, schema: object, item: Any) -> bool:
+        shapes = self._shapes.of(schema)
+        fixed = all("const" in shape.keys or "enum" in shape.keys for shape in shapes)
+        return fixed and all(_scalar(shape, item) is _GONE for shape in shapes)
+
+    def _listing_keys(self, schema: object) -> Mapping[str, Any]:
+        fitting = (shape.keys for shape in self._shapes.of(schema) if "array" in shape.kinds)
+        return next(fitting, self._shapes.first(schema).keys)
 
     def _record(self, keys: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
         declared = keys.get("properties", {})
@@ -93,7 +118,7 @@ class _Turner:
     def _property(self, schema: object, item: Any, needed: bool) -> Any:
         if not _void(item):
             return self.turn(schema, item)
-        shapes = alternatives(schema, self._root)
+        shapes = self._shapes.of(schema)
         if _is_constant(shapes):
             return shapes[0].keys["const"]
         if any(shape.takes_null for shape in shapes):
@@ -107,7 +132,7 @@ class _Turner:
 
     def _filler(self, schema: object) -> Any:
         """Return what stands for nothing in a property that must be there."""
-        shapes = alternatives(schema, self._root)
+        shapes = self._shapes.of(schema)
         kinds = {kind for shape in shapes for kind in shape.kinds}
         if any(shape.takes_null for shape in shapes):
             return None

@@ -50,11 +50,6 @@ def page_question(card: Card, schema: Mapping[str, Any], guidance: str | None) -
     return _about_picture("the page that the image shows", card, schema, guidance)
 
 
-def native_question(card: Card, schema: Mapping[str, Any]) -> str:
-    """Return what is asked about a page where a schema itself was the caller's prompt."""
-    return page_question(card, schema, None)
-
-
 def region_question(card: Card, schema: Mapping[str, Any], guidance: str | None) -> str:
     """Return what is asked about one picture that was cut out of a page; as `page_question`."""
     if card.annotation is not None and card.annotation.by == "skeleton":

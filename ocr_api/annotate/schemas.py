@@ -23,6 +23,9 @@ MAX_PARTS = 2000
 MAX_CHAIN = 64
 """Most schemas that look at one and the same value, one through the other."""
 
+INTEGERS = -(2**63), 2**64 - 1
+"""Least and largest integer: what JSON libraries hold without loss, orjson's among them."""
+
 _SHOWN = 64
 _ELSEWHERE = (
     "refers to a place outside of the schema; only references such as '#/$defs/Name' are followed"
@@ -60,19 +63,24 @@ def check(schema: Mapping[str, Any], param: str) -> None:
 
 def _check_bounds(schema: Mapping[str, Any], param: str) -> None:
     """Refuse what is too deep or too large; looks at no more than it takes to know."""
-    waiting: list[tuple[Any, int]] = [(schema, 1)]
+    waiting: list[tuple[Path, Any]] = [((), schema)]
     parts = 0
     while waiting:
-        value, level = waiting.pop()
+        path, value = waiting.pop()
         parts += 1
-        if level > MAX_LEVELS:
+        if len(path) >= MAX_LEVELS:
             raise _error(SchemaRefused, param, (), f"is nested deeper than {MAX_LEVELS} levels")
         if parts > MAX_PARTS:
             raise _error(
                 SchemaRefused, param, (), f"has more than {MAX_PARTS} objects and arrays in it"
             )
-        inner = value.values() if isinstance(value, Mapping) else value
-        waiting += [(item, level + 1) for item in inner if isinstance(item, Mapping | list)]
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in inner:
+            if isinstance(item, Mapping | list):
+                waiting.append(((*path, key), item))
+            elif isinstance(item, int) and not INTEGERS[0] <= item <= INTEGERS[1]:
+                reason = "is an integer of more than 64 bits"
+                raise _error(SchemaRefused, param, (*path, key), reason)
     try:
         size = len(json.dumps(schema, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError) as error:  # a lone surrogate is a ValueError, too

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from files_api.kit.errors import SchemaRefused
-from ocr_api.annotate.walk import first
+from ocr_api.annotate.walk import Shapes, TooManyShapesError
 
 MAX_FIELDS = 1000
 """Most parts of a form: references may make a small schema a very large form."""
@@ -55,35 +55,39 @@ def skeleton(schema: Mapping[str, Any], param: str | None = None) -> Any:
         param: where it stands in the request, for the error.
 
     Raises:
-        SchemaRefused: the form has too many parts.
+        SchemaRefused: the form has too many parts, or the schema too many branches.
     """
     return _empty(_form(schema, param))
 
 
-def lenient(schema: Mapping[str, Any]) -> dict[str, Any]:
+def lenient(schema: Mapping[str, Any], param: str | None = None) -> dict[str, Any]:
     """Return the schema of a filled form: its shape, with a string or null at each leaf.
 
     Raises:
-        SchemaRefused: the form has too many parts.
+        SchemaRefused: as `skeleton` does.
     """
-    return _constraint(_form(schema))
+    return _constraint(_form(schema, param))
 
 
 def _form(schema: Mapping[str, Any], param: str | None = None) -> _Form:
-    return _Planner(schema, param).plan(schema, ("#",), 0) or _LEAF
+    try:
+        return _Planner(schema, param).plan(schema, ("#",), 0) or _LEAF
+    except TooManyShapesError as error:
+        reason = "The schema branches too much to be made into a form."
+        raise SchemaRefused(reason, param=param) from error
 
 
 class _Planner:
     """Turns one schema into a form; counts its parts."""
 
     def __init__(self, root: Mapping[str, Any], param: str | None) -> None:
-        self._root = root
+        self._shapes = Shapes(root)
         self._param = param
         self._parts = 0
 
     def plan(self, schema: object, refs: tuple[str, ...], level: int) -> _Form | None:
         """Return the form, or None where a schema stands in itself too often."""
-        shape = first(schema, self._root)
+        shape = self._shapes.first(schema)
         refs = (*refs, *shape.refs)
         if level > _LEVELS or any(refs.count(ref) > _TURNS for ref in shape.refs):
             return None

@@ -6,6 +6,7 @@ property may be called ``$ref`` and an example may look like a schema.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +39,10 @@ _NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperti
 _MOST_ALTERNATIVES = 32
 _MOST_NESTED = 16
 _DIGITS = 6
-_MOST_STEPS = 256
+_MOST_MERGED = 256
+MAX_STEPS = 100_000
+"""Keywords and property names that are copied at most to find what a schema's parts mean: some
+20 ms. The largest schema that `schemas.check` lets through, if it is plain, takes 10,000."""
 
 
 def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -117,31 +121,6 @@ class Shape:
         return not self.kinds or "null" in self.kinds
 
 
-def alternatives(schema: object, root: Mapping[str, Any], depth: int = 0) -> list[Shape]:
-    """Return what a schema may mean: one shape, or one for each branch of ``anyOf``/``oneOf``.
-
-    Bounded: at most 32 shapes, and a chain of references that does not end is cut.
-    """
-    shape, branches = _merged(schema, root)
-    if not branches or depth >= _MOST_NESTED:
-        return [shape]
-    found: list[Shape] = []
-    for branch in branches:
-        for inner in alternatives(branch, root, depth + 1):
-            keys: dict[str, Any] = dict(shape.keys)
-            _add(keys, inner.keys)
-            found.append(Shape(keys, (*shape.refs, *inner.refs)))
-            if len(found) == _MOST_ALTERNATIVES:
-                return found
-    return found
-
-
-def first(schema: object, root: Mapping[str, Any]) -> Shape:
-    """Return the first shape of a schema that is not null alone."""
-    found = alternatives(schema, root)
-    return next((shape for shape in found if not shape.null), found[0] if found else Shape({}))
-
-
 @dataclass(slots=True)
 class _Gathering:
     keys: dict[str, Any] = field(default_factory=dict)
@@ -149,34 +128,89 @@ class _Gathering:
     branches: list[Any] = field(default_factory=list)
 
 
-def _merged(schema: object, root: Mapping[str, Any]) -> tuple[Shape, list[Any]]:
-    """Return the schema with references and ``allOf`` merged in, and its first list of branches."""
-    got = _Gathering()
-    waiting, steps = [schema], 0
-    while waiting and (steps := steps + 1) <= _MOST_STEPS:
-        node = waiting.pop(0)
-        if not isinstance(node, Mapping):
-            continue
-        _add(got.keys, node)
-        if isinstance(node.get("$ref"), str):
-            got.refs.append(node["$ref"])
-            waiting.append(target(root, node["$ref"]))
-        if isinstance(node.get("allOf"), list):
-            waiting += node["allOf"]
-        for key in ("anyOf", "oneOf"):
-            if isinstance(node.get(key), list) and not got.branches:
-                got.branches = node[key]
-    return Shape(got.keys, tuple(got.refs)), got.branches
+class TooManyShapesError(Exception):
+    """To find what a schema may mean takes more steps than any real schema does."""
 
 
-def _add(keys: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add keywords to those found before; those found first win, properties are united."""
-    for key, value in more.items():
-        if key in {"$ref", "allOf", "anyOf", "oneOf"}:
-            continue
-        if key == "properties" and isinstance(value, Mapping):
-            keys[key] = {**value, **keys.get(key, {})}
-        elif key == "required" and isinstance(value, list):
-            keys[key] = [*keys.get(key, []), *value]
-        else:
-            keys.setdefault(key, value)
+class Shapes:
+    """What the schemas inside one schema may mean; each is looked at once."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        """Take the schema that references point into; it must not change from now on."""
+        self._root = root
+        # The schema stands beside its shapes, so that no other object gets its id.
+        self._known: dict[int, tuple[object, list[Shape]]] = {}
+        self._left = MAX_STEPS
+
+    def of(self, schema: object) -> list[Shape]:
+        """Return what a schema may mean: one shape, or one per branch of ``anyOf``/``oneOf``.
+
+        Bounded: at most 32 shapes, and a chain of references that does not end is cut.
+
+        Raises:
+            TooManyShapesError: all schemas that were asked for so far took too many steps.
+        """
+        return self._of(schema, 0)
+
+    def first(self, schema: object) -> Shape:
+        """Return the first shape of a schema that is not null alone; raises as `of` does."""
+        found = self.of(schema)
+        return next((shape for shape in found if not shape.null), found[0] if found else Shape({}))
+
+    def _of(self, schema: object, depth: int) -> list[Shape]:
+        known = self._known.get(id(schema))
+        if known is None:
+            # Where branches are cut for their depth the shapes are fewer than they could be.
+            known = schema, self._branched(schema, depth)
+            self._known[id(schema)] = known
+        return known[1]
+
+    def _branched(self, schema: object, depth: int) -> list[Shape]:
+        shape, branches = self._merged(schema)
+        if not branches or depth >= _MOST_NESTED:
+            return [shape]
+        found: list[Shape] = []
+        for branch in branches:
+            for inner in self._of(branch, depth + 1):
+                keys: dict[str, Any] = dict(shape.keys)
+                self._add(keys, inner.keys)
+                found.append(Shape(keys, (*shape.refs, *inner.refs)))
+                if len(found) == _MOST_ALTERNATIVES:
+                    return found
+        return found
+
+    def _merged(self, schema: object) -> tuple[Shape, list[Any]]:
+        """Return the schema with references and ``allOf`` in it, and its first branches."""
+        got = _Gathering()
+        waiting, steps = deque([schema]), 0
+        while waiting and (steps := steps + 1) <= _MOST_MERGED:
+            node = waiting.popleft()
+            if not isinstance(node, Mapping):
+                continue
+            self._add(got.keys, node)
+            if isinstance(node.get("$ref"), str):
+                got.refs.append(node["$ref"])
+                waiting.append(target(self._root, node["$ref"]))
+            if isinstance(node.get("allOf"), list):
+                waiting += node["allOf"]
+            for key in ("anyOf", "oneOf"):
+                if isinstance(node.get(key), list) and not got.branches:
+                    got.branches = node[key]
+        return Shape(got.keys, tuple(got.refs)), got.branches
+
+    def _add(self, keys: dict[str, Any], more: Mapping[str, Any]) -> None:
+        """Add keywords to those found before; those found first win, properties are united."""
+        self._left -= 1 + len(more)
+        for key, value in more.items():
+            if key in {"$ref", "allOf", "anyOf", "oneOf"}:
+                continue
+            if key == "properties" and isinstance(value, Mapping):
+                keys[key] = {**value, **keys.get(key, {})}
+                self._left -= len(keys[key])
+            elif key == "required" and isinstance(value, list):
+                keys[key] = list(dict.fromkeys((*keys.get(key, []), *value)))
+                self._left -= len(keys[key])
+            else:
+                keys.setdefault(key, value)
+        if self._left < 0:
+            raise TooManyShapesError

@@ -30,7 +30,7 @@ from ocr_api.documents import Document, Documents
 from ocr_api.engines import Engine
 from ocr_api.pages import Pages
 from ocr_api.parsers import Parser
-from ocr_api.pipeline.annotation import Annotations
+from ocr_api.pipeline.annotation import Annotations, without_crops
 from ocr_api.pipeline.assemble import assemble, is_large, limit_regions, with_kept_regions
 from ocr_api.pipeline.order import in_order
 from ocr_api.pipeline.replicas import PAUSES
@@ -66,7 +66,7 @@ class Pipeline:
         self._max_pages = max_pages
         parsers = {card.parser: _parser(card.parser) for card in registry.cards()}
         self._tries = Tries(pages, engines, parsers, pauses)
-        self._annotations = Annotations(registry, engines)
+        self._annotations = Annotations(registry, engines, pauses)
 
     async def run(self, request: OcrRequest, principal: Principal) -> Result:
         """Return the whole document.
@@ -86,7 +86,7 @@ class Pipeline:
         """
         options = request.options
         choice = self.choose(request.model, principal, pictures=options.wants_pictures)
-        plan, ask = self._annotations.plan(options, choice, principal.org_id)
+        plan, ask = await self._annotations.plan(options, choice, principal.org_id)
         warnings = (
             *check_support(options, choice.card, choice.missing),
             *ask.warnings,
@@ -146,6 +146,10 @@ class Pipeline:
             async for page in stream:
                 kept = page if room is None else limit_regions(page, room)
                 room = None if room is None else room - len(kept.regions)
+                if room is not None:
+                    # Only now it is known which pictures are left.
+                    kept = await self._annotations.pictures(run, kept)
+                kept = without_crops(kept, run.request.options)
                 run.count(kept)
                 notes.add(kept)
                 yield kept
@@ -199,6 +203,9 @@ class Pipeline:
         page = assemble(read, parsed, regions, options)
         if page.error is None:
             page = await self._annotations.page(run, read, page)
+            if options.image_limit is None:
+                page = await self._annotations.pictures(run, page)
+                page = without_crops(page, options)
         return replace(page, seconds=time.perf_counter() - begun)
 
     async def _regions(

@@ -8,43 +8,57 @@ annotator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import aclosing
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 from files_api.kit.errors import AnnotationUnsupported, AppError
 from model_registry.card import Card
 from model_registry.registry import Choice, Registry
-from ocr_api.annotate.annotator import Annotator, accept
-from ocr_api.annotate.merge import dump, fold, parse_exact
-from ocr_api.annotate.prompts import native_question, schema_prompt
-from ocr_api.engines import Engine
+from ocr_api.annotate.annotator import Annotator, judged
+from ocr_api.annotate.form import Form, accept
+from ocr_api.annotate.merge import NotJson, dump, parse_exact
+from ocr_api.annotate.prompts import schema_prompt
+from ocr_api.engines import Engine, Question
+from ocr_api.markup.notation import without_end_tokens
+from ocr_api.pipeline.notes import Notes
 from ocr_api.pipeline.order import in_order
+from ocr_api.pipeline.replicas import PAUSES, on_replicas
 from ocr_api.pipeline.run import Plan, Run
 from ocr_api.pipeline.tries import Read
-from ocr_api.request import Ask, OcrOptions, choose_prompt
-from ocr_api.result import Page, Region, Usage, Warn, replace_marks, replace_table_marks
+from ocr_api.request import Ask, OcrOptions, choose_prompt, strip_control_tokens
+from ocr_api.result import Page, Reading, Region, Warn, plain, replace_marks
 
 REGIONS_AT_ONCE = 4
 """Pictures of one page that are annotated at a time."""
+LEAST_EDGE, MOST_STRETCH = 8, 200
+"""Pixels of a picture's short edge, and long edge over short edge, beyond which servers refuse it
+(Qwen's ``smart_resize`` in transformers refuses more than 200; a patch has 14 pixels and more)."""
 
 _PROMPT, _FORMAT, _REGIONS = (
     "document_annotation_prompt",
     "document_annotation_format",
     "bbox_annotation_format",
 )
-Schema = Mapping[str, Any]
 
 
 class Annotations:
     """Plans and makes the annotations of requests."""
 
-    def __init__(self, registry: Registry, engines: Mapping[str, Engine]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        engines: Mapping[str, Engine],
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
         self._registry = registry
         self._engines = engines
+        self._pauses = pauses
 
-    def plan(self, options: OcrOptions, choice: Choice, key: str) -> tuple[Plan, Ask]:
+    async def plan(self, options: OcrOptions, choice: Choice, key: str) -> tuple[Plan, Ask]:
         """Return how the request is annotated, and what its pages are asked.
 
         Args:
@@ -57,19 +71,24 @@ class Annotations:
                 because an answer without it would be useless.
             ValidationFailed, SchemaRefused: a schema is none.
         """
+        # In a thread: a large schema takes some tenths of a second.
+        return await asyncio.to_thread(self._plan, options, choice, key)
+
+    def _plan(self, options: OcrOptions, choice: Choice, key: str) -> tuple[Plan, Ask]:
         ask = choose_prompt(options, choice.card)
         plan = Plan()
         if options.annotation_format is not None:
+            guidance = options.annotation_prompt
             who = self._who(choice, key, _FORMAT)
-            schema = _schema_of(options.annotation_format, who.card, _FORMAT)
-            plan = Plan(document=who, schema=schema, guidance=options.annotation_prompt)
+            form = _form(options.annotation_format, who.card, _FORMAT, guidance)
+            plan = Plan(document=who, form=form, guidance=guidance)
         elif options.annotation_prompt:
             plan, ask = self._by_prompt(options, choice, key, ask)
         if options.region_annotation_format is not None and options.image_limit != 0:
             who = self._who(choice, key, _REGIONS, image=True)
-            schema = _schema_of(options.region_annotation_format, who.card, _REGIONS)
-            plan = replace(plan, regions=who, region_schema=schema)
-        return replace(plan, warnings=tuple(_doubts(plan))), ask
+            form = _form(options.region_annotation_format, who.card, _REGIONS)
+            plan = replace(plan, regions=who, region_form=form)
+        return replace(plan, warnings=tuple(_doubts(plan, options, choice.card))), ask
 
     def _by_prompt(
         self, options: OcrOptions, choice: Choice, key: str, ask: Ask
@@ -77,23 +96,32 @@ class Annotations:
         """Return the plan of an annotation prompt without a format: the Nebul way."""
         prompt = options.annotation_prompt or ""
         schema = schema_prompt(prompt)
-        who = choice if choice.card.annotation is not None else self._who(choice, key, _PROMPT)
-        if schema is not None:
-            accept(who.card, schema, _PROMPT)
-        if who is choice:
-            if schema is not None:
-                question = native_question(choice.card, schema)
-                ask = Ask(question, native=False, schema=schema)
-            return Plan(folds=True), ask
+        own = choice.card.annotation is not None
+        who = choice if own else self._who(choice, key, _PROMPT, prose=schema is None)
+        form = None if schema is None else accept(who.card, schema, _PROMPT)
+        if own:
+            if form is not None:
+                ask = Ask(form.page, native=False, schema=form.schema)
+            return Plan(folds=True, form=form), ask
         ask = choose_prompt(replace(options, annotation_prompt=None), choice.card)
-        guidance = None if schema is not None else prompt
-        return Plan(document=who, schema=schema, guidance=guidance), ask
+        guidance = None if form is not None else prompt
+        return Plan(document=who, form=form, guidance=guidance), ask
 
-    def _who(self, choice: Choice, key: str, param: str, *, image: bool = False) -> Choice:
-        """Return who annotates: a model that was trained to, the annotator, or the model itself."""
+    def _who(
+        self, choice: Choice, key: str, param: str, *, image: bool = False, prose: bool = False
+    ) -> Choice:
+        """Return who annotates: a model that was trained to, the annotator, or the model itself.
+
+        Args:
+            choice: who reads the pages.
+            key: chooses among the annotator's targets.
+            param: the field that asks for it, for the error.
+            image: about pictures, so that it must take some.
+            prose: in words, so that it must be one that reads the document's text.
+        """
         helper = self._registry.annotator(key)
-        own = choice if _can(choice.card, image=image) else None
-        if helper is not None and not _can(helper.card, image=image):
+        own = choice if _can(choice.card, image=image, prose=prose) else None
+        if helper is not None and not _can(helper.card, image=image, prose=prose):
             helper = None
         if own is not None and own.card.annotation is not None and own.card.annotation.trained:
             return own
@@ -105,131 +133,216 @@ class Annotations:
         )
 
     async def page(self, run: Run, read: Read, page: Page) -> Page:
-        """Return the page with what it and its pictures show.
+        """Return the page with its part of the document's annotation.
 
         Raises:
             AppError: the annotation failed and the caller did not allow a partial answer.
         """
         plan = run.plan
-        if plan.folds:
-            return replace(page, annotation=replace_marks(read.parsed.markdown, lambda _: ""))
-        try:
-            if plan.document and plan.by_page and plan.schema is not None and not read.drawn.blank:
-                who = self._annotator(plan.document, run, f"p{page.index}-a")
-                value, used = await who.page(read.jpeg, plan.schema, plan.guidance)
-                page = replace(page, annotation=dump(value), usage=page.usage + used)
-            if plan.regions:
-                page = await self._regions(run, page)
-        except AppError as error:
-            if not run.request.options.allow_partial:
-                raise
-            warning = Warn("annotation_failed", error.message)
-            page = replace(page, warnings=(*page.warnings, warning))
-        if not run.request.options.want_images:
-            regions = tuple(replace(region, image=None) for region in page.regions)
-            page = replace(page, regions=regions)
-        return page
-
-    async def _regions(self, run: Run, page: Page) -> Page:
-        """Return the page with an annotation of each of its pictures."""
-        who, schema = run.plan.regions, run.plan.region_schema
-        if who is None or schema is None:
+        if not (plan.folds or plan.document):
             return page
+        if not (plan.folds or (plan.by_page and plan.form)):
+            run.texts[page.index] = _text(read)
+            return page
+        if read.drawn.blank:
+            return replace(page, annotation="")
+        asked: list[Annotator] = []
+        with _paid(run, page, asked):
+            try:
+                part = self._folded if plan.folds else self._filled
+                page = await part(run, read, page, asked)
+            except AppError as error:
+                page = _failed(run, page, error)
+        return _with_usage(page, asked)
 
-        async def one(number: int) -> tuple[Region, Usage]:
+    async def pictures(self, run: Run, page: Page) -> Page:
+        """Return the page with an annotation of each of its pictures, where that was asked for.
+
+        Raises:
+            AppError: as `page` does.
+        """
+        plan = run.plan
+        if plan.regions is None or plan.region_form is None or page.error is not None:
+            return page
+        choice, form = plan.regions, plan.region_form
+        asked: list[Annotator] = []
+
+        async def one(number: int) -> tuple[Region, Warn | None]:
             region = page.regions[number]
-            annotator = self._annotator(who, run, f"p{page.index}-r{number}")
-            text, used = await annotator.region(region.image or b"", schema)
-            return replace(region, annotation=text), used
+            if region.image is None or _is_thin(region, page):
+                return region, Warn("picture_too_thin", "A picture is too thin to be annotated.")
+            who = self._annotator(choice, run, f"p{page.index}-r{number}", page.index + number)
+            asked.append(who)
+            try:
+                text, _ = await who.region(region.image, form)
+            except AppError as error:
+                return region, _tolerated(run, error)
+            return replace(region, annotation=text), None
 
-        regions, usage = [], page.usage
-        async with aclosing(in_order(range(len(page.regions)), one, REGIONS_AT_ONCE)) as done:
-            async for region, used in done:
-                regions.append(region)
-                usage += used
-        return replace(page, regions=tuple(regions), usage=usage)
+        with _paid(run, page, asked):
+            numbers = range(len(page.regions))
+            async with aclosing(in_order(numbers, one, REGIONS_AT_ONCE)) as stream:
+                done = [each async for each in stream]
+        warnings = dict.fromkeys(warning for _, warning in done if warning is not None)
+        page = replace(page, regions=tuple(region for region, _ in done))
+        return _with_usage(replace(page, warnings=(*page.warnings, *warnings)), asked)
+
+    async def _filled(self, run: Run, read: Read, page: Page, asked: list[Annotator]) -> Page:
+        """Return the page with what a second look says for the form; ``asked`` gets who looked."""
+        plan = run.plan
+        if plan.document is None or plan.form is None:
+            return page
+        who = self._annotator(plan.document, run, f"p{page.index}-a", page.index)
+        asked.append(who)
+        value, _ = await who.page(read.jpeg, plan.form)
+        return replace(page, annotation=dump(value))
+
+    async def _folded(self, run: Run, read: Read, page: Page, asked: list[Annotator]) -> Page:
+        """Return the page with the model's own answer, asked for again where a schema wants it."""
+        form = run.plan.form
+        text, exact = await asyncio.to_thread(_said, read, run.choice.card, form is not None)
+        if form is None:
+            return replace(page, annotation=text)
+        value, reason = await judged(replace(read.reading, text=text), form.schema)
+        if not reason:
+            return replace(page, annotation=text if exact else dump(value))
+        who = self._annotator(run.choice, run, f"p{page.index}-a", page.index)
+        asked.append(who)
+        value, _ = await who.ask_again(read.reading, form.page, read.jpeg, form.schema)
+        return _said_again(page, dump(value), reason)
 
     def notes(self, run: Run) -> Notes:
         """Return what collects the pages of a run for its annotation."""
-        who = self._annotator(run.plan.document, run, "d") if run.plan.document else None
+        plan, start = run.plan, crc32(run.request.id.encode())
+        who = self._annotator(plan.document, run, "d", start) if plan.document else None
         return Notes(run, who)
 
-    def _annotator(self, who: Choice, run: Run, place: str) -> Annotator:
-        engine, url = self._engines[who.card.engine], who.urls[0] if who.urls else None
-        return Annotator(engine, who.card, url, f"{run.request.id}-{place}")
+    def _annotator(self, who: Choice, run: Run, place: str, start: int) -> Annotator:
+        """Return who asks one card; all of a run together ask no more at once than it allows.
 
-
-class Notes:
-    """What the pages contribute to the document's annotation."""
-
-    def __init__(self, run: Run, annotator: Annotator | None) -> None:
-        self._run = run
-        self._annotator = annotator
-        self._said: list[str] = []
-        self._markdowns: list[tuple[int, str]] = []
-
-    def add(self, page: Page) -> None:
-        """Take the next page; one that could not be read says nothing."""
-        if page.error is not None or not self._run.plan.annotates:
-            return
-        if page.annotation is not None:
-            self._said.append(page.annotation)
-        elif not self._run.plan.by_page:
-            whole = replace_table_marks(page.markdown, lambda number: page.tables[number].content)
-            self._markdowns.append((page.index, replace_marks(whole, lambda _: "")))
-
-    async def finish(self) -> None:
-        """Make the annotation of the whole document and give it to the run.
-
-        Raises:
-            AppError: it failed and the caller did not allow a partial answer.
+        Args:
+            who: the card and its replicas.
+            run: the request.
+            place: what is asked about, for the server's log.
+            start: the replica to begin with.
         """
-        run = self._run
-        try:
-            await self._make()
-        except AppError as error:
-            if not run.request.options.allow_partial:
-                raise
-            run.tokens += self._annotator.usage if self._annotator else Usage()
-            run.warnings = (*run.warnings, Warn("annotation_failed", error.message))
+        engine, card = self._engines[who.card.engine], who.card
+        room = run.annotating.setdefault(card.id, asyncio.Semaphore(card.pages_in_flight))
 
-    async def _make(self) -> None:
-        run, plan = self._run, self._run.plan
-        if plan.folds and self._said:
-            run.annotation = fold(self._said)
-            run.annotated = len(self._said)
-        elif self._annotator and plan.by_page and plan.schema is not None and self._said:
-            values = [parse_exact(said) for said in self._said]
-            run.annotation = await self._annotator.finish(values, plan.schema)
-            run.annotated = len(self._said)
-        elif self._annotator and self._markdowns:
-            run.annotation, used = await self._annotator.document(
-                self._markdowns, plan.schema, plan.guidance
-            )
-            run.tokens += used
-            run.annotated = len(self._markdowns)
+        async def ask(question: Question) -> Reading:
+            async def at(url: str | None) -> Reading:
+                return await engine.ask(replace(question, url=url))
+
+            async with room:
+                return await on_replicas(who.urls, start, at, self._pauses)
+
+        return Annotator(ask, card, f"{run.request.id}-{place}")
 
 
-def _can(card: Card, *, image: bool) -> bool:
-    return card.annotation is not None and (card.annotation.images or not image)
+def without_crops(page: Page, options: OcrOptions) -> Page:
+    """Return the page without the bytes of its pictures, unless the caller asked for them."""
+    if options.want_images or not page.regions:
+        return page
+    return replace(page, regions=tuple(replace(region, image=None) for region in page.regions))
 
 
-def _schema_of(response_format: Mapping[str, Any], card: Card, param: str) -> Schema:
-    schema: Schema = response_format["json_schema"]["schema"]
-    accept(card, schema, f"{param}.json_schema.schema")
-    return schema
+def _can(card: Card, *, image: bool, prose: bool) -> bool:
+    how = card.annotation
+    return how is not None and (how.images or not image) and (how.by == "chat" or not prose)
 
 
-def _doubts(plan: Plan) -> list[Warn]:
-    """Return what is to be said about a second pass before it is made."""
-    asked = ((plan.document, _FORMAT if plan.schema else _PROMPT), (plan.regions, _REGIONS))
+def _form(
+    response_format: Mapping[str, Any], card: Card, param: str, guidance: str | None = None
+) -> Form:
+    schema = response_format["json_schema"]["schema"]
+    return accept(card, schema, f"{param}.json_schema.schema", guidance)
+
+
+def _doubts(plan: Plan, options: OcrOptions, card: Card) -> list[Warn]:
+    """Return what is to be said about an annotation before it is made by ``card`` or others."""
+    documents = _FORMAT if options.annotation_format is not None else _PROMPT
+    asked = (
+        (plan.document.card if plan.document else None, documents),
+        (card if plan.folds and plan.form else None, _PROMPT),
+        (plan.regions.card if plan.regions else None, _REGIONS),
+    )
     doubts = [
-        Warn("annotation_best_effort", f"{who.card.id} was not trained to fill schemas.", param)
+        Warn("annotation_best_effort", f"{who.id} was not trained to fill schemas.", param)
         for who, param in asked
-        if who is not None and who.card.annotation is not None and not who.card.annotation.trained
+        if who is not None and who.annotation is not None and not who.annotation.trained
     ]
-    who = plan.document
-    if plan.guidance and who and who.card.annotation and who.card.annotation.by == "skeleton":
-        said = f"{who.card.id} fills the schema alone; it was trained on no prompt beside it."
+    filler = plan.document.card if plan.document else None
+    if plan.guidance and filler and filler.annotation and filler.annotation.by == "skeleton":
+        said = f"{filler.id} fills the schema alone; it was trained on no prompt beside it."
         doubts.append(Warn("not_supported", said, _PROMPT))
     return doubts
+
+
+def _text(read: Read) -> str:
+    """Return all text of a page, its header and footer too, whatever the caller wants apart."""
+    parsed = read.parsed
+    return "\n\n".join(part for part in (parsed.header, parsed.markdown, parsed.footer) if part)
+
+
+def _said(read: Read, card: Card, with_schema: bool) -> tuple[str, bool]:
+    """Return what the model answered, and whether that is JSON.
+
+    JSON is taken as it was said, since parsers tidy text up for readers; prose as it was parsed.
+    """
+    raw = without_end_tokens(plain(read.reading.text)).strip()
+    bare = strip_control_tokens(raw, card.control_tokens)
+    for text in dict.fromkeys((raw, bare)):
+        if not isinstance(parse_exact(text), NotJson):
+            return text, True
+    return bare if with_schema else replace_marks(read.parsed.markdown, lambda _: ""), False
+
+
+def _said_again(page: Page, text: str, reason: str) -> Page:
+    """Return the page with its second answer in the place of the first, which did not fit."""
+    said = f"The model's answer was thrown away once: {reason}."
+    kept = [warning for warning in page.warnings if warning.code != "truncated"]
+    return replace(
+        page,
+        markdown=text,
+        annotation=text,
+        blocks=(),
+        tables=(),
+        header=None,
+        footer=None,
+        hyperlinks=(),
+        confidences=(),
+        tokens=(),
+        warnings=(*kept, Warn("asked_again", said)),
+    )
+
+
+def _is_thin(region: Region, page: Page) -> bool:
+    left, top, right, bottom = region.box.pixels(page.width, page.height)
+    short, long = sorted((right - left, bottom - top))
+    return short < LEAST_EDGE or long > MOST_STRETCH * short
+
+
+def _tolerated(run: Run, error: AppError) -> Warn:
+    """Return the warning for an error, or raise it where the caller wants all or nothing."""
+    if not run.request.options.allow_partial:
+        raise error
+    return Warn("annotation_failed", error.message)
+
+
+def _failed(run: Run, page: Page, error: AppError) -> Page:
+    return replace(page, warnings=(*page.warnings, _tolerated(run, error)))
+
+
+def _with_usage(page: Page, asked: Sequence[Annotator]) -> Page:
+    """Return the page with the tokens of every answer, also of those that were of no use."""
+    return replace(page, usage=sum((who.usage for who in asked), page.usage))
+
+
+@contextmanager
+def _paid(run: Run, page: Page, asked: Sequence[Annotator]) -> Iterator[None]:
+    """Count what a page took where it is not given: it failed, or the caller left."""
+    try:
+        yield
+    except BaseException:
+        run.tokens += _with_usage(page, asked).usage
+        raise

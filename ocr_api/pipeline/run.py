@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from model_registry.registry import Choice
+from ocr_api.annotate import Form
 from ocr_api.documents import Document
 from ocr_api.request import Ask, OcrRequest
 from ocr_api.result import Page, Result, Usage, Warn
@@ -23,18 +23,18 @@ class Plan:
     """The pages' own answers are the annotation."""
     document: Choice | None = None
     """Who fills the document's annotation in a second pass."""
-    schema: Mapping[str, Any] | None = None
-    """Of the document; None where a prompt alone guides the second pass."""
+    form: Form | None = None
+    """Of the document; None where a prompt alone says what is wanted."""
     guidance: str | None = None
     regions: Choice | None = None
     """Who says what pictures show."""
-    region_schema: Mapping[str, Any] | None = None
+    region_form: Form | None = None
     warnings: tuple[Warn, ...] = ()
 
     @property
     def annotates(self) -> bool:
-        """Tell whether the document's annotation was asked for."""
-        return self.folds or self.document is not None
+        """Tell whether an annotation was asked for, of the document or of its pictures."""
+        return self.folds or self.document is not None or self.regions is not None
 
     @property
     def by_page(self) -> bool:
@@ -66,6 +66,10 @@ class Run:
     """A JSON string; known when the last page was given."""
     annotated: int = 0
     """Pages that an annotation was made of."""
+    texts: dict[int, str] = field(default_factory=dict)
+    """What stands on pages that were read, by index, until their annotator has taken it."""
+    annotating: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+    """By the card that annotates: held over each of its questions."""
 
     def count(self, page: Page) -> None:
         """Add a page to what has been used."""

@@ -34,6 +34,7 @@ _REASONS = {
     "repetition": "it repeated itself",
     "implausible": "it was longer than the page can hold",
     "sideways": "the model said that the page lies on its side",
+    "length": "it ran out of room",
 }
 
 
@@ -129,6 +130,7 @@ class Tries:
                 rung = rungs.popleft()
                 got = await self._climb(run, first, rung, len(tried))
                 spent += got.reading.usage
+                tried += got.tried
                 got = replace(got, bad=_judged(got, last, rung))
                 if got.bad == "sideways":
                     upright, rungs = got, deque(_turned(rungs, got.parsed.turn))
@@ -161,18 +163,20 @@ class Tries:
             task = replace(task, page=replace(drawn.turned(rung.turn), jpeg=jpeg))
         reading = await self._ask(run, task)
         bad = verdict(reading)
+        cut: tuple[str, ...] = ()
         most = room(card, drawn, task.prompt)
         if reading.finish_reason == "length" and bad is None and most and task.max_tokens < most:
             before = reading.usage
             reading = await self._ask(run, replace(task, max_tokens=most))
             reading = replace(reading, usage=reading.usage + before)
+            cut = ("length",)
             bad = verdict(reading)
         if rung.turn:
             reading = replace(reading, turned=rung.turn)
         pictures = drawn.turned(reading.turned).pictures
         wanted = pictures if run.request.options.want_regions else ()
         parsed = self._parsers[card.parser].parse(reading, wanted)
-        return Read(drawn, reading, parsed, task.page.jpeg, bad=bad)
+        return Read(drawn, reading, parsed, task.page.jpeg, tried=cut, bad=bad)
 
     def _task(self, run: Run, drawn: DrawnPage, rung: Retry, number: int) -> PageTask:
         card, options, ask = run.choice.card, run.request.options, run.ask

@@ -87,12 +87,14 @@ def site(settings: Settings, tmp_path: Path) -> Open:
         cards: Any = CARDS,
         annotator: str = '""',
         default: str = "rapidocr",
+        before: tuple[str, ...] = (),
         **more: Any,
     ) -> AsyncIterator[Site]:
         routes = tmp_path / "routes.yaml"
         routes.write_text(f"default: {default}\nannotator: {annotator}\n")
         async with fake_server.serving(*answers) as server:
-            facts = {"engine_urls": dict.fromkeys(cards, (server.url,)), "routes": routes, **more}
+            urls = dict.fromkeys(cards, (*before, server.url))
+            facts = {"engine_urls": urls, "routes": routes, **more}
             service = ocr_app.create(settings.model_copy(update=facts))
             transport = httpx.ASGITransport(service)
             async with (
@@ -364,6 +366,90 @@ async def test_a_schema_as_the_prompt_constrains_the_pages(site: Open) -> None:
     assert sent["repetition_penalty"] == 1.0
 
 
+PAIR = json.dumps({"total": 12, "items": []})
+AGAIN = ["it is no JSON", '{"total": "twelve"}', '{"total": 12, "items": [', '{"total": 12, "mor']
+
+
+@pytest.mark.parametrize("bad", AGAIN)
+@pytest.mark.parametrize("card", [GLM, DEEPSEEK, CHAT])
+async def test_an_answer_that_does_not_fit_the_schema_is_asked_for_again(
+    site: Open, card: str, bad: str
+) -> None:
+    async with site(says(bad), says(PAIR)) as opened:
+        found = await opened.ask(card, document_annotation_prompt=json.dumps(SCHEMA))
+        first, second = (json.loads(request.body) for request in opened.server.requests)
+    (page,) = found["pages"]
+    assert json.loads(found["document_annotation"]) == {"total": 12, "items": []}
+    assert json.loads(page["markdown"]) == {"total": 12, "items": []}
+    assert [warning["code"] for warning in page["warnings"]] == ["asked_again"]
+    assert page["usage"] == found["usage"]
+    assert found["usage"]["total_tokens"] == 24
+    assert second["messages"] == first["messages"]
+    assert second["response_format"] == first["response_format"]
+    assert second["temperature"] == 0.2
+    untrained = [warning["code"] for warning in found["warnings"]]
+    assert untrained == (["annotation_best_effort"] if card == DEEPSEEK else [])
+
+
+async def test_a_schema_as_the_prompt_that_is_never_kept_to(site: Open) -> None:
+    prompt = json.dumps(SCHEMA)
+    async with site(says("Sorry, I cannot.")) as opened:
+        failed = await opened.ask(GLM, status=500, document_annotation_prompt=prompt)
+        assert failed["code"] == "annotation_failed"
+        assert len(opened.server.requests) == 2
+        partial = await opened.ask(GLM, document_annotation_prompt=prompt, allow_partial=True)
+    assert partial["document_annotation"] is None
+    assert partial["pages"][0]["markdown"] == "Sorry, I cannot."
+    codes = [warning["code"] for warning in partial["pages"][0]["warnings"]]
+    assert codes == ["annotation_failed"]
+    assert partial["usage"]["total_tokens"] == partial["pages"][0]["usage"]["total_tokens"] == 24
+    assert partial["usage_info"]["pages_processed_annotation"] == 0
+
+
+@pytest.mark.parametrize("card", [GLM, CHAT, DEEPSEEK])
+async def test_json_is_not_tidied_up(site: Open, card: str) -> None:
+    said = json.dumps({"iban": "DE................12", "note": "a ![x](y.png) <img>c</img>"})
+    async with site(says(f"{said}<|im_end|>")) as opened:
+        found = await opened.ask(card, document_annotation_prompt="Give JSON")
+    assert found["document_annotation"] == said
+
+
+async def test_words_are_for_who_reads_the_text(site: Open) -> None:
+    cut = says("Half an ans", finish="length")
+    async with site(cut, annotator=CHAT) as opened:
+        found = await opened.ask("echo", document_annotation_prompt="Summarise")
+        assert json.loads(found["document_annotation"]) == "Half an ans"
+        assert [warning["code"] for warning in found["warnings"]] == ["truncated"]
+        assert "# Page 0" in opened.sent()["messages"][0]["content"][0]["text"]
+    async with site(cut, annotator=GLM) as opened:
+        failed = await opened.ask("echo", status=400, document_annotation_prompt="Summarise")
+        assert failed["code"] == "annotation_not_supported"
+        assert failed["param"] == "document_annotation_prompt"
+
+
+BLANK = base64.b64encode(helpers.blank_pdf()).decode()
+
+
+@pytest.mark.parametrize(
+    ("card", "options"),
+    [
+        (CHAT, {"document_annotation_format": FORMAT}),
+        (GLM, {"document_annotation_format": FORMAT}),
+        (GLM, {"document_annotation_prompt": "Total?"}),
+        (GLM, {"document_annotation_prompt": json.dumps(SCHEMA)}),
+    ],
+)
+async def test_nothing_is_made_of_a_blank_document(
+    site: Open, card: str, options: dict[str, Any]
+) -> None:
+    async with site(says(PAIR)) as opened:
+        found = await opened.ask(card, pdf=BLANK, **options)
+        assert opened.server.requests == []
+    assert found["document_annotation"] is None
+    assert found["warnings"][-1]["code"] == "annotation_empty"
+    assert found["usage_info"]["pages_processed_annotation"] == 0
+
+
 async def test_the_mistral_way_reads_and_then_annotates(site: Open) -> None:
     filled = says('{"total": "12.50", "items": ["tea"]}')
     async with site(says("Total 12.50"), filled) as opened:
@@ -403,6 +489,144 @@ async def test_pictures_are_annotated_one_by_one(site: Open) -> None:
     ]
     assert [image["image_base64"] for image in images] == [None, None]
     assert found["document_annotation"] is None
+    assert found["usage_info"]["pages_processed_annotation"] == 1
+
+
+HEADED = (
+    "<|ref|>header<|/ref|><|det|>[[1, 1, 900, 50]]<|/det|>\nACME 4711\n"
+    "<|ref|>text<|/ref|><|det|>[[10, 100, 500, 500]]<|/det|>\nBody words\n"
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"extract_header": True}, {"skip_special_tokens": False}, {"table_format": "html"}],
+)
+async def test_the_annotator_sees_the_page_whatever_the_caller_wants_to_see(
+    site: Open, options: dict[str, Any]
+) -> None:
+    async with site(says(HEADED), says(PAIR), annotator=CHAT) as opened:
+        await opened.ask(DEEPSEEK, document_annotation_format=FORMAT, **options)
+        text = opened.sent()["messages"][0]["content"][0]["text"]
+    assert "ACME 4711\n\nBody words" in text
+    assert "ref" not in text.partition("<document>\n")[2]
+
+
+async def test_the_annotators_next_replica_is_asked(site: Open) -> None:
+    away = fake_server.serving(fake_server.cut(fake_server.nothing, reset=True))
+    async with away as first, site(says(PAIR), annotator=CHAT, before=(first.url,)) as opened:
+        for _ in range(3):
+            found = await opened.ask("echo", document_annotation_format=FORMAT)
+            assert json.loads(found["document_annotation"]) == {"total": 12, "items": []}
+        assert len(opened.server.requests) == 3
+
+
+def pictures(*boxes: tuple[int, int, int, int]) -> str:
+    """Return what DeepSeek says of pictures at these places."""
+    return "Text\n" + "".join(
+        f"<|ref|>image<|/ref|><|det|>[{list(box)}]<|/det|>\n" for box in boxes
+    )
+
+
+LARGE = (100, 100, 500, 300)
+
+
+async def test_pictures_that_nobody_asked_for_stay_here(site: Open) -> None:
+    async with site(says(pictures(LARGE)), says(PAIR)) as opened:
+        found = await opened.ask(
+            DEEPSEEK, document_annotation_prompt="Say all", bbox_annotation_format=FORMAT
+        )
+    (image,) = found["pages"][0]["images"]
+    assert image["image_base64"] is None
+    assert json.loads(image["image_annotation"]) == {"total": 12, "items": []}
+    assert "Text" in json.loads(found["document_annotation"])
+
+
+async def test_pictures_of_pages_that_failed_stay_here(site: Open) -> None:
+    looped = pictures(LARGE) + "and again " * 200
+    async with site(says(looped, finish="length")) as opened:
+        found = await opened.ask(DEEPSEEK, bbox_annotation_format=FORMAT, allow_partial=True)
+    (page,) = found["pages"]
+    assert page["error"]
+    assert [image["image_base64"] for image in page["images"]] == []
+
+
+async def test_one_picture_that_fails_leaves_the_others(site: Open) -> None:
+    read = says(pictures(LARGE, (100, 500, 500, 700)))
+    async with site(read, says(PAIR), says("no")) as opened:
+        found = await opened.ask(DEEPSEEK, bbox_annotation_format=FORMAT, allow_partial=True)
+        assert len(opened.server.requests) == 4
+    (page,) = found["pages"]
+    annotations = [image["image_annotation"] for image in page["images"]]
+    assert sorted(annotation is None for annotation in annotations) == [False, True]
+    assert [warning["code"] for warning in page["warnings"]] == ["annotation_failed"]
+    assert page["usage"]["total_tokens"] == found["usage"]["total_tokens"] == 4 * 12
+    assert found["usage_info"]["pages_processed_annotation"] == 1
+
+
+async def test_no_more_pictures_are_annotated_than_are_shown(site: Open) -> None:
+    read = says(pictures(LARGE))
+    async with site(read, read, says(PAIR)) as opened:
+        found = await opened.ask(
+            DEEPSEEK, pages="0-1", bbox_annotation_format=FORMAT, image_limit=1
+        )
+        assert len(opened.server.requests) == 3
+    one, two = found["pages"]
+    assert json.loads(one["images"][0]["image_annotation"]) == {"total": 12, "items": []}
+    assert one["images"][0]["image_base64"] is None
+    assert two["images"] == []
+    assert found["usage"]["total_tokens"] == 3 * 12
+
+
+async def test_pictures_too_thin_for_a_model_are_left_out(site: Open) -> None:
+    async with site(says(pictures((0, 500, 999, 503), LARGE)), says(PAIR)) as opened:
+        found = await opened.ask(DEEPSEEK, bbox_annotation_format=FORMAT)
+        assert len(opened.server.requests) == 2
+    (page,) = found["pages"]
+    assert [image["image_annotation"] is None for image in page["images"]] == [True, False]
+    assert [warning["code"] for warning in page["warnings"]] == ["picture_too_thin"]
+
+
+async def test_pictures_share_the_cards_places(site: Open, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    text = (ROOT / "configs/models/glm-ocr.yaml").read_text("utf-8")
+    (models / "glm.yaml").write_text(
+        re.sub(r"(?m)^pages_in_flight: .*$", "pages_in_flight: 1", text), "utf-8"
+    )
+    under_way: list[int] = []
+    running_now = 0
+
+    async def counted(writer: Any) -> None:
+        nonlocal running_now
+        running_now += 1
+        under_way.append(running_now)
+        await fake_server.late(says('{"total": "12", "items": []}'))(writer)
+        running_now -= 1
+
+    async with site(counted, cards=[GLM], default=GLM, models_dir=models) as opened:
+        found = await opened.ask(GLM, pdf=PICTURES, bbox_annotation_format=FORMAT)
+    assert len(found["pages"][0]["images"]) == 2
+    assert set(under_way) == {1}  # and not one for each picture
+
+
+async def test_a_warning_names_the_field_of_an_empty_schema(site: Open) -> None:
+    everything = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
+    async with site(says(PAIR)) as opened:
+        found = await opened.ask(DEEPSEEK, document_annotation_format=everything)
+    (warning,) = found["warnings"]
+    assert warning["code"] == "annotation_best_effort"
+    assert warning["param"] == "document_annotation_format"
+
+
+async def test_large_integers_are_422_and_pointed_at(site: Open) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 10**23}}}
+    async with site(says(PAIR)) as opened:
+        for card in (GLM, CHAT):
+            prompt = json.dumps(schema)
+            failed = await opened.ask(card, status=422, document_annotation_prompt=prompt)
+            assert failed["param"] == "document_annotation_prompt.properties.a.maximum"
+        assert opened.server.requests == []
 
 
 async def test_an_annotation_that_cannot_be_valid_says_why(site: Open) -> None:

@@ -28,7 +28,6 @@ from ocr_api.annotate.fitting import UNCHECKED, problems
 from ocr_api.annotate.merge import NotJson
 from ocr_api.annotate.prompts import (
     document_question,
-    native_question,
     page_groups,
     page_question,
     region_question,
@@ -36,6 +35,7 @@ from ocr_api.annotate.prompts import (
 from ocr_api.annotate.skeleton import lenient, skeleton
 from ocr_api.engines import Engine, PageTask, Question, Supplies
 from ocr_api.processes import Pool
+from ocr_api.request import strip_control_tokens
 from ocr_api.result import Reading, Usage, mark
 
 PARAM = "document_annotation_format.json_schema.schema"
@@ -81,7 +81,7 @@ TYPESCRIPT = {
     "additionalProperties": False,
     "$schema": "http://json-schema.org/draft-07/schema#",
 }
-ROOTLESS = {"properties": {"total": {}}}
+ROOTLESS: dict[str, Any] = {"properties": {"total": {}}}
 TREE = {
     "$defs": {
         "Node": {
@@ -127,6 +127,7 @@ def defs(**schemas: Any) -> dict[str, Any]:
     return {"$defs": schemas, "properties": {"a": {"$ref": "#/$defs/a"}}}
 
 
+WIDE = {"items": {"maximum": 2**64}}
 CHAIN = {f"n{place}": {"$ref": f"#/$defs/n{place + 1}"} for place in range(70)}
 BAD: list[tuple[dict[str, Any], type[AppError], str, str]] = [
     ({"type": "strng"}, ValidationFailed, ".type", "is not JSON Schema"),
@@ -141,6 +142,8 @@ BAD: list[tuple[dict[str, Any], type[AppError], str, str]] = [
     (nested(100_000), SchemaRefused, "", "deeper than 64"),
     ({"properties": {str(n): {} for n in range(2001)}}, SchemaRefused, "", "more than 2000"),
     ({"description": "x" * 70_000}, SchemaRefused, "", "longer than 65536"),
+    (WIDE, SchemaRefused, ".items.maximum", "more than 64 bits"),
+    ({"enum": [1, -(10**40)]}, SchemaRefused, ".enum.1", "more than 64 bits"),
     ({"$ref": "http://127.0.0.1:9/x"}, SchemaRefused, ".$ref", "outside"),
     ({"$ref": "other.json#/a"}, SchemaRefused, ".$ref", "outside"),
     ({"$ref": "#anchor"}, SchemaRefused, ".$ref", "outside"),
@@ -355,6 +358,42 @@ def test_a_form_that_references_blow_up_is_refused() -> None:
     assert caught.value.param == PARAM
 
 
+def branching(levels: int, fields: int) -> dict[str, Any]:
+    """Return a schema whose every level has the next one as two alternatives, and fields."""
+    size = fields // levels
+    steps = {
+        f"d{n}": {
+            "anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2,
+            "properties": {f"z{n}_{field}": True for field in range(size)},
+        }
+        for n in range(levels)
+    }
+    return {"$defs": {**steps, f"d{levels}": {"type": "object"}}, "$ref": "#/$defs/d0"}
+
+
+def test_a_schema_that_branches_at_every_step_is_refused_in_time() -> None:
+    evil = branching(16, 900)
+    begun = time.process_time()
+    with pytest.raises(SchemaRefused, match="branches too much") as caught:
+        accept(card("skeleton"), evil, PARAM)
+    assert caught.value.param == PARAM
+    value = {f"z0_{field}": "1" for field in range(56)}
+    assert coerce(evil, value) == value
+    assert time.process_time() - begun < 1
+    small = branching(5, 10)
+    assert "z4_0" in accept(card("skeleton"), small, PARAM).page
+
+
+def test_the_largest_plain_schema_makes_a_form() -> None:
+    parts = {f"p{n}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for n in range(490)}
+    wide = {"properties": parts, "required": list(parts)}
+    begun = time.process_time()
+    form = accept(card("skeleton"), wide, PARAM)
+    assert len(form.asked["properties"]) == 490
+    assert coerce(wide, dict.fromkeys(parts, " ")) == dict.fromkeys(parts)
+    assert time.process_time() - begun < 1
+
+
 # --- coercion ------------------------------------------------------------------------------------
 
 
@@ -427,7 +466,8 @@ def test_a_filled_form_becomes_what_the_schema_declares() -> None:
         ({"properties": {"a": {"type": "number"}}, "required": ["a"]}, {"a": ""}, {"a": ""}),
         ({"properties": {"a": {"type": "array"}}, "required": ["a"]}, {"a": [""]}, {"a": []}),
         ({"properties": {"a": {"const": "v1"}}}, {"a": ""}, {"a": "v1"}),
-        ({"properties": {"a": {"const": "v1"}}}, {"a": "other"}, {"a": "v1"}),
+        # What was read is kept, though it is wrong: the check then says so.
+        ({"properties": {"a": {"const": "v1"}}}, {"a": "other"}, {"a": "other"}),
         ({"type": "array", "items": {"type": "number"}}, ["1", "", None, "2"], [1, 2]),
         ({"enum": ["Paid", "PAID", "open"]}, "paid", "paid"),
         ({"enum": ["Paid", "PAID", "open"]}, "PAID", "PAID"),
@@ -449,6 +489,38 @@ def test_coercion(schema: Any, value: Any, turned: Any) -> None:
     found = coerce(schema, value)
     assert found == turned
     assert json.dumps(found) == json.dumps(turned)
+
+
+PAYMENT = {
+    "anyOf": [
+        {
+            "properties": {"kind": {"const": "card"}, "no": {"type": "integer"}},
+            "required": ["kind", "no"],
+        },
+        {
+            "properties": {"kind": {"const": "cash"}, "no": {"type": "string"}, "paid": {}},
+            "required": ["kind"],
+        },
+        {"properties": {"kind": {"enum": ["none", "later"]}, "due": {"type": "number"}}},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "turned"),
+    [
+        ({"kind": "cash", "no": "17"}, {"kind": "cash", "no": "17"}),
+        ({"kind": "card", "no": "17"}, {"kind": "card", "no": 17}),
+        ({"kind": "CASH", "no": "17"}, {"kind": "cash", "no": "17"}),
+        ({"kind": "Later", "due": "3,50"}, {"kind": "later", "due": 3.5}),
+        ({"kind": "", "paid": "x"}, {"kind": "cash", "paid": "x"}),
+        ({"due": "3,50"}, {"due": 3.5}),
+        ({"kind": "cheque", "no": "x"}, {"kind": "cheque", "no": "x"}),
+    ],
+)
+def test_the_alternative_is_the_one_that_was_meant(value: Any, turned: Any) -> None:
+    assert coerce(PAYMENT, value) == turned
+    assert (problems(PAYMENT, turned) == []) == (turned.get("kind") != "cheque")
 
 
 def test_a_tree_that_was_cut_is_completed() -> None:
@@ -556,7 +628,6 @@ def test_a_skeleton_card_is_asked_as_it_was_trained() -> None:
     asked = page_question(card("skeleton"), TREE, "look at the left")
     assert asked == 'Fill in:\n{"name":"","children":[{"name":""}]}'
     assert region_question(card("skeleton"), TREE, None) == asked
-    assert native_question(card("skeleton"), TREE) == asked
 
 
 def test_a_prompt_card_is_asked_in_words() -> None:
@@ -674,14 +745,10 @@ def cut(text: str, reason: str = "length") -> Reading:
 
 async def test_a_question_is_asked_calmly_and_once() -> None:
     engine = Scripted('{"total": 43.5}')
-    annotator = Annotator(engine, card("chat"), "http://one/v1", "ocr-1")
+    annotator = Annotator(engine.ask, card("chat"), "ocr-1")
     assert await annotator.ask_json("How much?", b"jpeg", TOTAL) == ({"total": 43.5}, Usage(100, 7))
     (question,) = engine.asked
-    assert (question.prompt, question.image, question.url) == (
-        "How much?",
-        b"jpeg",
-        "http://one/v1",
-    )
+    assert (question.prompt, question.image) == ("How much?", b"jpeg")
     assert question.schema is TOTAL
     assert question.max_tokens == 500
     assert question.request_id == "ocr-1-n1-a1"
@@ -700,7 +767,7 @@ async def test_a_question_is_asked_calmly_and_once() -> None:
 )
 async def test_a_bad_answer_is_asked_for_again(first: Reading, room: int) -> None:
     engine = Scripted(first, '{"total": 1}')
-    annotator = Annotator(engine, card("chat"), request_id="x")
+    annotator = Annotator(engine.ask, card("chat"), request_id="x")
     assert await annotator.ask_json("?", None, TOTAL) == ({"total": 1}, Usage(200, 14))
     assert annotator.usage == Usage(200, 14)
     again = engine.asked[1]
@@ -709,10 +776,20 @@ async def test_a_bad_answer_is_asked_for_again(first: Reading, room: int) -> Non
     assert again.sampling == Sampling(temperature=0.2, repetition_penalty=1.0, top_k=-1, top_p=0.95)
 
 
+async def test_the_second_try_changes_only_what_the_first_one_sent() -> None:
+    engine = Scripted("no", '{"total": 1}')
+    plain = card("chat", sampling=Sampling(temperature=0.1))
+    await Annotator(engine.ask, plain).ask_json("?", None, TOTAL)
+    assert [one.sampling for one in engine.asked] == [
+        Sampling(temperature=0),
+        Sampling(temperature=0.2),
+    ]
+
+
 async def test_more_room_stays_within_the_context() -> None:
     engine = Scripted(cut("{"), cut("{"))
     with pytest.raises(AnnotationFailed, match="cut off at its length limit"):
-        await Annotator(engine, card("chat", context=700)).ask_json("?", None, TOTAL)
+        await Annotator(engine.ask, card("chat", context=700)).ask_json("?", None, TOTAL)
     assert [question.max_tokens for question in engine.asked] == [350, 600]
 
 
@@ -731,7 +808,7 @@ async def test_two_bad_answers_fail_without_the_documents_words(
     second: Reading, words: str
 ) -> None:
     engine = Scripted("SECRET", second)
-    annotator = Annotator(engine, card("chat"))
+    annotator = Annotator(engine.ask, card("chat"))
     with pytest.raises(AnnotationFailed, match=words) as caught:
         await annotator.ask_json("?", None, TOTAL)
     assert "SECRET" not in caught.value.message
@@ -741,17 +818,21 @@ async def test_two_bad_answers_fail_without_the_documents_words(
 
 async def test_a_servers_refusal_is_passed_on() -> None:
     with pytest.raises(SchemaRefused):
-        await Annotator(Scripted(SchemaRefused()), card("chat")).ask_json("?", None, TOTAL)
+        await Annotator(Scripted(SchemaRefused()).ask, card("chat")).ask_json("?", None, TOTAL)
 
 
 def test_a_card_that_cannot_annotate_is_refused() -> None:
     with pytest.raises(AnnotationUnsupported):
-        Annotator(Scripted(), card("chat", annotation={}).model_copy(update={"annotation": None}))
+        Annotator(
+            Scripted().ask, card("chat", annotation={}).model_copy(update={"annotation": None})
+        )
 
 
 async def test_a_document_is_asked_about_in_one_question() -> None:
     engine = Scripted('{"total": 5}')
-    text, used = await Annotator(engine, card("chat")).document([(0, "a"), (1, "b")], TOTAL, "Hm")
+    text, used = await Annotator(engine.ask, card("chat")).document(
+        [(0, "a"), (1, "b")], TOTAL, "Hm"
+    )
     assert (text, used) == ('{"total":5}', Usage(100, 7))
     asked = engine.asked[0].prompt or ""
     assert asked.startswith("Hm\n\n")
@@ -762,7 +843,7 @@ async def test_a_long_document_is_asked_about_in_parts_that_are_merged() -> None
     schema = {"properties": {"n": {"type": "string"}, "l": {"type": "array"}}}
     engine = Scripted('{"n": "", "l": [1]}', '{"n": "A", "l": [1, 2]}', '{"n": "B"}')
     pages = [(n, "x" * 6000) for n in range(3)]
-    text, used = await Annotator(engine, card("chat")).document(pages, schema)
+    text, used = await Annotator(engine.ask, card("chat")).document(pages, schema)
     assert text == '{"n":"A","l":[1,2]}'
     assert used == Usage(300, 21)
     prompts = [question.prompt or "" for question in engine.asked]
@@ -772,38 +853,57 @@ async def test_a_long_document_is_asked_about_in_parts_that_are_merged() -> None
 
 async def test_a_document_of_many_tokens_is_cut_smaller() -> None:
     engine = Scripted(ContextTooLong(), '{"total": 5}', '{"total": 6}', '{"total": 7}')
-    text, _ = await Annotator(engine, card("chat")).document([(0, "x\n" * 2000)], TOTAL)
+    text, _ = await Annotator(engine.ask, card("chat")).document([(0, "x\n" * 2000)], TOTAL)
     assert text == '{"total":5}'
     parts = [(question.prompt or "").count("x\n") for question in engine.asked]
     assert parts[0] == 2000
     assert sum(parts[1:]) == 2000
     assert max(parts[1:]) <= 1000
     with pytest.raises(ContextTooLong):
-        await Annotator(Scripted(ContextTooLong()), card("chat")).document([(0, "x")], TOTAL)
+        await Annotator(Scripted(ContextTooLong()).ask, card("chat")).document([(0, "x")], TOTAL)
 
 
 async def test_no_room_for_the_document_is_said_before_anything_is_asked() -> None:
     engine = Scripted()
     with pytest.raises(ContextTooLong, match="leave no room"):
-        await Annotator(engine, card("chat")).document([(0, "x")], TOTAL, "y" * 10_000)
+        await Annotator(engine.ask, card("chat")).document([(0, "x")], TOTAL, "y" * 10_000)
     assert engine.asked == []
 
 
 async def test_without_a_schema_answers_are_folded() -> None:
     engine = Scripted("Forty-three")
-    text, _ = await Annotator(engine, card("chat")).document([(0, "x")], None, "How much?")
+    annotator = Annotator(engine.ask, card("chat"))
+    text, _ = await annotator.document([(0, "x")], None, "How much?")
     assert text == '"Forty-three"'
+    assert annotator.warnings == ()
     assert engine.asked[0].schema is None
     with pytest.raises(AnnotationFailed, match="repeated itself"):
-        await Annotator(Scripted(cut("a", "repetition")), card("chat")).document([(0, "x")], None)
+        await Annotator(Scripted(cut("a", "repetition")).ask, card("chat")).document(
+            [(0, "x")], None
+        )
+
+
+async def test_prose_that_was_cut_off_says_so() -> None:
+    annotator = Annotator(Scripted(cut("Forty")).ask, card("chat"))
+    assert (await annotator.document([(0, "x")], None, "How much?"))[0] == '"Forty"'
+    assert [warning.code for warning in annotator.warnings] == ["truncated"]
+
+
+def test_nested_control_tokens_are_taken_out_in_time() -> None:
+    deep = "<|ref|" * 20_000 + ">" * 20_000
+    begun = time.process_time()
+    assert strip_control_tokens(f" a {deep} b", ("<|ref|>", "<image>")) == "a  b"
+    assert strip_control_tokens("<|x<|x|>|>", ("<|x|>", "<|x")) == "|>"
+    assert time.process_time() - begun < 1
 
 
 async def test_skeletons_are_filled_page_by_page_and_finished_as_declared() -> None:
     first = '{"name": "a", "children": [{"name": "b"}]}'
     second = '{"name": null, "children": [{"name": ""}]}'
     engine = Scripted(first, second)
-    annotator = Annotator(engine, card("skeleton"))
-    values = [(await annotator.page(b"jpeg", TREE))[0] for _ in range(2)]
+    annotator = Annotator(engine.ask, card("skeleton"))
+    form = accept(card("skeleton"), TREE, PARAM)
+    values = [(await annotator.page(b"jpeg", form))[0] for _ in range(2)]
     assert engine.asked[0].schema == lenient(TREE)
     assert engine.asked[0].image == b"jpeg"
     assert json.loads(await annotator.finish(values, TREE)) == {
@@ -814,14 +914,14 @@ async def test_skeletons_are_filled_page_by_page_and_finished_as_declared() -> N
 
 async def test_an_empty_string_is_nothing_in_a_form_and_a_string_in_a_typed_answer() -> None:
     schema = {"properties": {"a": {"type": ["string", "null"]}}}
-    form = Annotator(Scripted(), card("skeleton"))
+    form = Annotator(Scripted().ask, card("skeleton"))
     assert await form.finish([{"a": ""}], schema) == '{"a":null}'
-    typed = Annotator(Scripted(), card("prompt"))
+    typed = Annotator(Scripted().ask, card("prompt"))
     assert await typed.finish([{"a": ""}], schema) == '{"a":""}'
 
 
 async def test_what_does_not_fit_after_all_fails_with_its_reasons() -> None:
-    annotator = Annotator(Scripted(), card("skeleton"))
+    annotator = Annotator(Scripted().ask, card("skeleton"))
     assert await annotator.finish([{"total": "1.250,00"}], TOTAL) == '{"total":1250.0}'
     with pytest.raises(AnnotationFailed, match="total: is not of type number") as caught:
         await annotator.finish([{"total": "1,250"}], TOTAL)
@@ -830,12 +930,13 @@ async def test_what_does_not_fit_after_all_fails_with_its_reasons() -> None:
 
 async def test_regions() -> None:
     engine = Scripted('{"total": "43,50"}', '{"total": 5}')
-    assert await Annotator(engine, card("skeleton")).region(b"crop", TOTAL) == (
+    form, typed = (accept(card(by), TOTAL, PARAM) for by in ("skeleton", "chat"))
+    assert await Annotator(engine.ask, card("skeleton")).region(b"crop", form) == (
         '{"total":43.5}',
         Usage(100, 7),
     )
-    assert (await Annotator(engine, card("chat")).region(b"crop", TOTAL))[0] == '{"total":5}'
+    assert (await Annotator(engine.ask, card("chat")).region(b"crop", typed))[0] == '{"total":5}'
     assert "cut out of a document" in (engine.asked[1].prompt or "")
     blind = card("chat", annotation={"images": False})
     with pytest.raises(AnnotationUnsupported, match="pictures"):
-        await Annotator(engine, blind).region(b"crop", TOTAL)
+        await Annotator(engine.ask, blind).region(b"crop", typed)

@@ -47,7 +47,7 @@ def test_marks_become_placeholders_or_vanish_with_their_paragraph() -> None:
 
 
 def test_a_document_cannot_forge_a_mark() -> None:
-    assert plain(f"a{mark(7)}b") == "a7b"
+    assert plain(f"a{mark(7)}b\0c") == "a7bc"
 
 
 def test_kept_regions_are_numbered_anew_in_markdown_and_blocks() -> None:

@@ -161,13 +161,15 @@ async def test_a_cut_answer_gets_more_room_once(read: Read) -> None:
     engine = Scripted(Reading("cut", usage=Usage(5, 1000), finish_reason="length"), GOOD)
     page = only(await read(engine))
     assert (page.markdown, page.usage) == ("Good.", Usage(15, 1002))
+    assert [warning.code for warning in page.warnings] == ["asked_again"]
+    assert "once: it ran out of room" in page.warnings[0].message
     image = 8 * 10  # 198 x 280 pixels in squares of 28
     assert [task.max_tokens for task in engine.tasks] == [1000, 4000 - image - 64 - 2]
     cut = Reading("cut", finish_reason="length")
     engine = Scripted(cut)
     page = only(await read(engine))
     assert len(engine.tasks) == 2
-    assert [warning.code for warning in page.warnings] == ["truncated"]
+    assert [warning.code for warning in page.warnings] == ["asked_again", "truncated"]
 
 
 async def test_the_context_bounds_the_answer(read: Read) -> None:
