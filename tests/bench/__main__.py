@@ -1,4 +1,4 @@
-"""Measure the page pipeline, the CPU engine and memory; print one table.
+"""Measure the page pipeline, models' servers, parsers, the CPU engine and memory; print one table.
 
 Each figure is a ratio to a bare loop that does the unavoidable on the same pages in the same
 run, so that a slow or busy machine changes both sides alike. Linux only: it reads /proc.
@@ -11,7 +11,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import documents, engine, memory, pipeline
+from tests.bench import documents, engine, memory, parsers, pipeline, streaming, vlm
 from tests.bench.table import Row, show
 
 
@@ -24,10 +24,14 @@ def main() -> None:
             path = root / f"{name}.pdf"
             path.write_bytes(data)
             rows.append(pipeline.measure(name, path, root))
+            rows += vlm.measure(name, path, root)
+        rows += streaming.measure()
+        rows += parsers.measure()
         rows += memory.measure(root)
         rows.append(engine.measure(root))
-    cores = os.cpu_count()
-    print(f"{platform.machine()}, {cores} cores, Python {platform.python_version()}\n")
+    cores, load = os.cpu_count(), os.getloadavg()[2]
+    print(f"{platform.machine()}, {cores} cores, Python {platform.python_version()}", end=", ")
+    print(f"mean load of the last 15 minutes {load:.1f}\n")
     show(rows)
 
 

@@ -8,15 +8,10 @@ a busy GPU: events that come at once would be read at once, and cost less.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import orjson
@@ -28,9 +23,9 @@ from ocr_api.engines import PageTask, Supplies
 from ocr_api.engines.vllm import Vllm
 from ocr_api.pages import DrawnPage
 from ocr_api.processes import Pool
+from tests.bench import fake
 from tests.bench.table import Row
 
-FAKE = Path(__file__).resolve().parents[2].parent / "shared" / "tools" / "fake_vlm.py"
 AT_ONCE = 64
 ROUNDS = 3
 SECONDS = 10.0
@@ -49,16 +44,17 @@ CARD = Card(
 
 def measure() -> list[Row]:
     """Read pages both ways, in turns; medians of the rounds."""
-    if not FAKE.is_file():
+    if not fake.FAKE.is_file():
+        print(fake.ABSENT.format(what="streamed answers"))
         return []
     bare, ours = [], []
     events = (900, 15)
     for _ in range(ROUNDS):
-        with _server(1) as url:
-            bare.append(uvloop.run(_bare(url)))
+        with fake.running(*_options(1)) as (base, _):
+            bare.append(uvloop.run(_bare(f"{base}/v1")))
         for count in events:
-            with _server(count) as url:
-                ours.append(uvloop.run(_streamed(url)))
+            with fake.running(*_options(count)) as (base, _):
+                ours.append(uvloop.run(_streamed(f"{base}/v1")))
     least = statistics.median(bare)
     rows = []
     for place, count in enumerate(events):
@@ -75,17 +71,9 @@ def measure() -> list[Row]:
     return rows
 
 
-@contextmanager
-def _server(events: int) -> Iterator[str]:
-    command = [sys.executable, str(FAKE), "--port", "0", "--model", CARD.id, "--any-image"]
-    command += ["--mode", "fixed", "--delay", str(SECONDS), "--stream-chunks", str(events)]
-    command += ["--answer-chars", str(CHARACTERS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}/v1"
-        finally:
-            process.terminate()
+def _options(events: int) -> list[str]:
+    options = ["--model", CARD.id, "--any-image", "--mode", "fixed", "--delay", str(SECONDS)]
+    return [*options, "--stream-chunks", str(events), "--answer-chars", str(CHARACTERS)]
 
 
 async def _streamed(url: str) -> float:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+
+from model_registry.card import read_cards
+from tests.bench.fake import FAKE, running
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,28 +34,118 @@ class Server:
     """What it printed when it was ready."""
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The whole service, CPU engine and fake engine, in a process of its own."""
-    data = tmp_path_factory.mktemp("server")
+@contextmanager
+def started(data: Path, **settings: str) -> Iterator[Server]:
+    """Run the whole service in a process of its own, with these settings (in capitals)."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RECTO_")}
-    env |= {"RECTO_DATA_DIR": str(data), "RECTO_SHOW_HIDDEN_MODELS": "true"}
-    env |= {"RECTO_FETCH_ALLOW": "127.0.0.1"}
+    env |= {f"RECTO_{name}": value for name, value in settings.items()}
     log = (data / "log.jsonl").open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "ocr_api.cli", "serve", "--port", "0"],
-        env=env,
+        env=env | {"RECTO_DATA_DIR": str(data), "RECTO_FETCH_ALLOW": "127.0.0.1"},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
     )
     with process, log:
-        assert process.stdout
-        lines = [process.stdout.readline() for _ in range(3)]
-        found = re.search(r"http://127\.0\.0\.1:\d+", lines[0])
-        assert found, (data / "log.jsonl").read_text()
-        yield Server(found[0], data, "".join(lines))
-        process.terminate()
+        try:
+            assert process.stdout
+            lines = [process.stdout.readline() for _ in range(3)]
+            found = re.search(r"http://127\.0\.0\.1:\d+", lines[0])
+            assert found, (data / "log.jsonl").read_text()
+            yield Server(found[0], data, "".join(lines))
+        finally:
+            process.terminate()
         # uvicorn ends in order, then dies of the signal it was sent.
         assert process.wait(30) == -signal.SIGTERM
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service with the CPU engine and the fake engine."""
+    with started(tmp_path_factory.mktemp("server"), SHOW_HIDDEN_MODELS="true") as server:
+        yield server
+
+
+# --- with a stand-in for vLLM ---------------------------------------------------------------------
+
+CARDS = {card.id: card for card in read_cards(ROOT / "configs" / "models") if card.engine == "vllm"}
+HURRIED = "test/hurried"
+"""GLM-OCR's card with half a second for a page."""
+ROUTE = "house-ocr"
+"""Goes to DeepSeek-OCR, or to LightOnOCR-2, by chance."""
+
+
+class FakeVlm:
+    """The stand-in for vLLM: told what to do wrong, and asked what it was sent."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.base = str(http.base_url).rstrip("/")
+        self._http = http
+
+    def fault(self, *rules: str | dict[str, Any]) -> None:
+        """Misbehave by these rules, and by no others; forget what was before."""
+        self._tell("/_reset", {"faults": True})
+        self._tell("/_answers", {})
+        self._tell("/_faults", list(rules))
+
+    def says(self, **answers: Any) -> None:
+        """Answer by a script: by_order, by_prompt, by_image, default."""
+        self._tell("/_answers", answers)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the requests that have ended, in the order of their ends."""
+        found: list[dict[str, Any]] = self._http.get("/_log").json()["log"]
+        return found
+
+    def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the counts once they are so. It tells nobody: looking again is all there is."""
+        end = time.monotonic() + 10
+        while not wanted(found := self._http.get("/_stats").json()):
+            assert time.monotonic() < end, found
+        return dict(found)
+
+    def _tell(self, path: str, body: object) -> None:
+        answer = self._http.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.fixture(scope="session")
+def fake_process() -> Iterator[FakeVlm]:
+    if not FAKE.is_file():
+        pytest.skip("there is no stand-in for vLLM here")
+    models = [word for card in (*CARDS, HURRIED) for word in ("--model", card)]
+    # 64 events are vLLM's stream of 4096 tokens at the cards' --stream-interval.
+    options = ("--answer-chars", "600", "--stream-chunks", "64", "--echo-model", "requested")
+    with running(*models, *options) as (base, _), httpx.Client(base_url=base) as http:
+        yield FakeVlm(http)
+
+
+@pytest.fixture
+def fake(fake_process: FakeVlm) -> FakeVlm:
+    """The stand-in without faults and without a past."""
+    fake_process.fault()
+    return fake_process
+
+
+@pytest.fixture(scope="session")
+def vlm_server(fake_process: FakeVlm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service with every card of a server's model, all run by the stand-in."""
+    folder = tmp_path_factory.mktemp("vlm")
+    models = Path(shutil.copytree(ROOT / "configs" / "models", folder / "models"))
+    facts = {"id": HURRIED, "aliases": (), "page_seconds": 0.5}
+    hurried = CARDS["zai-org/GLM-OCR"].model_copy(update=facts)
+    (models / "hurried.yaml").write_text(hurried.model_dump_json())  # JSON is YAML
+    url = f"{fake_process.base}/v1"
+    targets = ("deepseek-ai/DeepSeek-OCR", "lightonai/LightOnOCR-2-1B")
+    route = {"sticky": "request", "targets": [{"card": card, "urls": [url]} for card in targets]}
+    routes = folder / "routes.yaml"
+    routes.write_text(json.dumps({"default": "rapidocr", "routes": {ROUTE: route}}))
+    with started(
+        folder,
+        MODELS_DIR=str(models),
+        ROUTES=str(routes),
+        ENGINE_URLS=json.dumps(dict.fromkeys((*CARDS, HURRIED), url)),
+    ) as server:
+        yield server

@@ -79,3 +79,9 @@ async def until(server: Server, name: str, wanted: float) -> None:
     async with asyncio.timeout(DEADLINE):
         while await metric(server, name) != wanted:  # noqa: ASYNC110 - it is in another process
             await asyncio.sleep(0.1)
+
+
+async def cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The servers of a test run: started once, shared by every module in this folder."""
+"""The servers of a test run, and Recto in front of them: started once, shared by every module."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import Server as Recto
+from tests.vllm import chain
 from tests.vllm.servers import VLLM, Server, running
 
 KEY = "tiny-secret"
@@ -40,3 +42,26 @@ def servers(
         started = starting.__enter__()
     yield started
     starting.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def recto(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recto]:
+    """The whole service; "text" annotates for models that were not trained to."""
+    folder = tmp_path_factory.mktemp("recto")
+    with chain.running(servers, folder, KEY, annotator=chain.ANNOTATOR) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stranger(
+    servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Recto]:
+    """The whole service with a key that "text" refuses, and without an annotator."""
+    folder = tmp_path_factory.mktemp("stranger")
+    with chain.running(servers, folder, "another-key", annotator=None) as server:
+        yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what kills a server come last: nobody starts it again."""
+    items.sort(key=lambda item: "killed" in item.name)

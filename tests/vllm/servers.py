@@ -43,7 +43,11 @@ COMMON = (
     *("--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "8"),
     *("--kv-cache-memory-bytes", "67108864", "--no-enable-prefix-caching"),
 )
-IMAGES = ("--limit-mm-per-prompt", '{"image": 1}', "--mm-processor-cache-gb", "0")
+IMAGES = (
+    *("--limit-mm-per-prompt", '{"image": 1}', "--mm-processor-cache-gb", "0"),
+    # Where a grammar holds it, a table would else choose white space for ever.
+    *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
+)
 NGRAM = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
 """vLLM's own class: a CPU has the V1 runner only, so ours cannot be served here."""
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -80,6 +84,8 @@ class Server:
     page: str
     """What it recites, whatever it is shown."""
     log: Path
+    pid: int
+    """Of its process, which leads a group of its own."""
 
 
 @contextmanager
@@ -99,9 +105,9 @@ def running(
         for name, flags in wanted.items():
             port = _free_port()
             log = folder / f"{name}.log"
-            processes[name] = _start(vllm, write(name, folder), port, flags, log)
+            process = processes[name] = _start(vllm, write(name, folder), port, flags, log)
             base = f"http://127.0.0.1:{port}"
-            servers[name] = Server(base, NAMES[name][0], FAMILIES[name][1], log)
+            servers[name] = Server(base, NAMES[name][0], FAMILIES[name][1], log, process.pid)
         _wait(servers, processes)
         yield servers
     finally:

@@ -30,7 +30,7 @@ LIGHTON_OCR = _LIGHTON.format(box="")
 LIGHTON_OCR_BBOX = _LIGHTON.format(box=" 120,300,480,700")
 
 GLM_OCR = """\
-# Invoice 2041
+# Invoice 2041: a screen, 27"
 
 Issued on 3 May in Orléans, payable within 30 days.
 
