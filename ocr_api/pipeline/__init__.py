@@ -189,6 +189,7 @@ class Pipeline:
                 raise
             return Page(index, 0, 0, 0, error=error.message)
         if page.error is not None and not run.request.options.allow_partial:
+            run.tokens += page.usage
             raise errors.PageFailed(page.error)
         return page
 

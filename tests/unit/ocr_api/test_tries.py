@@ -75,9 +75,15 @@ Read = Callable[..., Any]
 
 
 @pytest.fixture
-def read(tmp_path: Path, pages: Pages) -> Read:
+def entries() -> list[Entry]:
+    """The usage rows."""
+    return []
+
+
+@pytest.fixture
+def read(tmp_path: Path, pages: Pages, entries: list[Entry]) -> Read:
     async def record(principal: Principal, entry: Entry) -> None:
-        pass
+        entries.append(entry)
 
     async def run(
         engine: Engine, *, urls: tuple[str, ...] = (URL,), facts: Any = None, **options: Any
@@ -134,10 +140,11 @@ async def test_the_ladder_is_climbed_as_the_card_says(read: Read) -> None:
     assert (page.width, page.height) == (280, 198)
 
 
-async def test_a_loop_in_every_try_is_never_a_success(read: Read) -> None:
+async def test_a_loop_in_every_try_is_never_a_success(read: Read, entries: list[Entry]) -> None:
     engine = Scripted(LOOP)
     with pytest.raises(PageFailed, match=r"Page 0 .* in each of 5 tries \(it repeated itself\)"):
         await read(engine)
+    assert (entries[0].outcome, entries[0].tokens) == ("failed", Usage(50, 500))
     page = only(await read(Scripted(LOOP), allow_partial=True))
     assert page.error is not None
     assert page.usage == Usage(50, 500)
