@@ -50,7 +50,7 @@ async def engine() -> AsyncIterator[RapidOcr]:
 
 async def fails(entry: str, error: type[Exception], card: Card = CARD) -> str:
     """Return the message of the error that a child with this entry leads to."""
-    engine = RapidOcr(instead(entry))
+    engine = RapidOcr(Supplies(instead(entry)))
     try:
         with pytest.raises(error) as caught:
             await engine.read(PageTask(page=PAGE, card=card))
@@ -178,7 +178,7 @@ async def test_a_child_that_dies_fails_the_page() -> None:
 
 
 async def test_a_child_that_dies_once_costs_nothing(tmp_path: Path) -> None:
-    engine = RapidOcr(instead("dies_once"))
+    engine = RapidOcr(Supplies(instead("dies_once")))
     page = replace(PAGE, jpeg=str(tmp_path / "died").encode())
     reading = await engine.read(PageTask(page=page, card=CARD))
     await engine.close()
@@ -265,7 +265,7 @@ async def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_cancelled_read_leaves_the_engine_usable() -> None:
-    engine = RapidOcr(instead("answers_late"))
+    engine = RapidOcr(Supplies(instead("answers_late")))
     reading = asyncio.ensure_future(engine.read(PageTask(page=PAGE, card=CARD)))
     await asyncio.sleep(0.1)
     reading.cancel()
