@@ -248,6 +248,6 @@ def _clashes(cards: list[Card]) -> list[str]:
     for card in cards:
         for name in (card.id, *card.aliases):
             if name in owners:
-                problems.append(f"{card.id}: the name {name!r} belongs to {owners[name]}")
+                problems.append(f"{card.id}: the name {name!r} belongs to {owners[name]}, too")
             owners[name] = card.id
     return problems

@@ -26,11 +26,13 @@ class UnknownModelError(LookupError):
 class UnservedModelError(LookupError):
     """The model has a card, but neither a route nor an engine of its own runs it."""
 
-    def __init__(self, name: str, names: list[str]) -> None:
+    def __init__(self, name: str, names: list[str], routes: list[str]) -> None:
         self.names = names
+        why = "no server runs it: name one in RECTO_ENGINE_URLS or in a route"
+        if routes:
+            why = f"it answers as {', '.join(routes)} here"
         super().__init__(
-            f"The model {_quote(name)} is known, but no server runs it: "
-            f"give it a route with a URL. Models here: {', '.join(names)}."
+            f"The model {_quote(name)} is known, but {why}. Models here: {', '.join(names)}."
         )
 
 
@@ -89,7 +91,8 @@ class Registry:
             choice = Choice(asked, self._cards[target.card], target.urls)
             return self._with_pictures(choice, key) if pictures else choice
         if meant in self._cards:
-            raise UnservedModelError(asked, self.names())
+            routes = [name for name in self.names() if self._cards[meant] in self.cards_of(name)]
+            raise UnservedModelError(asked, self.names(), routes)
         raise UnknownModelError(asked, self.names())
 
     def names(self) -> list[str]:

@@ -56,12 +56,14 @@ def environment(plugins: Path) -> dict[str, str]:
 def shell(
     card: Card, *, program: str = "vllm", host: str, port: int, plugins: Path | None = None
 ) -> str:
-    """Return a line for a shell that starts the server, with its environment if given plugins.
+    """Return a line for a shell that starts the server, with what it needs of its environment.
 
     Raises:
         NoServerError: the card is embedded.
     """
     words = command(card, program=program, host=host, port=port)
     variables = environment(plugins) if plugins is not None else {}
+    if not any("recto_ngram" in word for word in words):
+        variables.pop("PYTHONPATH", None)
     settings = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     return " ".join([*settings, shlex.join(words)])

@@ -132,10 +132,12 @@ def choose_prompt(options: OcrOptions, card: Card) -> Ask:
         asked, param = options.annotation_prompt, "document_annotation_prompt"
     if not asked or not asked.strip() or _same(asked, DEFAULT_PROMPT):
         return Ask(native)
-    if card.prompts and (trained := _trained_prompt(asked, card)) is not None:
+    if (trained := _trained_prompt(asked, card)) is not None:
         return Ask(trained)
-    if asked.strip().casefold() in (*_TASKS, *_SYNONYMS):
-        return Ask(native)
+    if (word := asked.strip().casefold()) in (*_TASKS, *_SYNONYMS):
+        plain = _SYNONYMS.get(word, word) == "document"
+        said = f"{card.id} has no prompt for {word!r}; the page was read as usual."
+        return Ask(native, () if plain else (_warn(param, said),))
     if card.prompt_policy == "native_only":
         return Ask(native, (_warn(param, f"{card.id} takes no prompt; its own was used."),))
     own = strip_control_tokens(asked, card.control_tokens)
@@ -157,9 +159,8 @@ def _trained_prompt(asked: str, card: Card) -> str | None:
     if asked.strip() in plain.values():
         return asked.strip()
     word = asked.strip().casefold()
-    word = _SYNONYMS.get(word, word)
-    if word in _TASKS:
-        return plain.get(word, card.prompts.get("document"))
+    if task := plain.get(_SYNONYMS.get(word, word)):
+        return task
     if (found := _LOCATE.fullmatch(asked.strip())) and "locate" in card.prompts:
         text = strip_control_tokens(found[1], card.control_tokens)
         return card.prompts["locate"].replace("{text}", text)

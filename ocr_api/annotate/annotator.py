@@ -10,7 +10,7 @@ from typing import Any
 from files_api.kit.errors import AnnotationFailed, AnnotationUnsupported, ContextTooLong
 from model_registry.card import Card, Sampling
 from ocr_api.annotate import prompts
-from ocr_api.annotate.coerce import coerce
+from ocr_api.annotate.coerce import coerce_or_drop
 from ocr_api.annotate.fitting import problems
 from ocr_api.annotate.form import Form
 from ocr_api.annotate.merge import NotJson, dump, fold, merge_pages, parse_json
@@ -176,7 +176,11 @@ class Annotator:
             AnnotationFailed: merged, and turned into the declared types, they do not fit.
         """
         strings = self._how.by == "skeleton"
-        return await asyncio.to_thread(_finished, values, schema, strings=strings)
+        text, dropped = await asyncio.to_thread(_finished, values, schema, strings=strings)
+        if dropped:
+            said = f"{dropped} of the values that were read did not fit their type and are null."
+            self.warnings = (*self.warnings, Warn("annotation_incomplete", said))
+        return text
 
     async def _about(
         self,
@@ -283,15 +287,18 @@ def _listed(found: Sequence[str]) -> str:
     return f"the answer does not fit the schema: {'; '.join(found[:_NAMED])}" if found else ""
 
 
-def _finished(values: Sequence[Any], schema: Mapping[str, Any], *, strings: bool) -> str:
-    value = merge_pages(values)
+def _finished(
+    values: Sequence[Any], schema: Mapping[str, Any], *, strings: bool
+) -> tuple[str, int]:
+    """Return the annotation, and how many values became null because they did not fit."""
+    value, dropped = merge_pages(values), 0
     found = problems(schema, value)
     if strings or found:
-        value = coerce(schema, value)
+        value, dropped = coerce_or_drop(schema, value)
         found = problems(schema, value)
     if found:
         raise AnnotationFailed(f"No valid annotation could be made: {_listed(found)}.")
-    return dump(value)
+    return dump(value), dropped
 
 
 def _size(group: Sequence[prompts.DocumentPage]) -> int:

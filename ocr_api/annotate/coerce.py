@@ -40,17 +40,32 @@ def coerce(schema: Mapping[str, Any], value: Any) -> Any:
     an array that hold nothing go. What cannot be turned, or not in one way only, stays as it is.
     Never raises.
     """
+    return _turned(schema, value, drop=False)[0]
+
+
+def coerce_or_drop(schema: Mapping[str, Any], value: Any) -> tuple[Any, int]:
+    """Return the value turned like by `coerce`, and how many values became null.
+
+    Those could not be turned ("N/A" is no number), and the schema takes null in their place.
+    """
+    return _turned(schema, value, drop=True)
+
+
+def _turned(schema: Mapping[str, Any], value: Any, *, drop: bool) -> tuple[Any, int]:
     try:
-        return _Turner(schema).turn(schema, value)
+        turner = _Turner(schema, drop=drop)
+        return turner.turn(schema, value), turner.dropped
     except (RecursionError, TooManyShapesError):
-        return value
+        return value, 0
 
 
 class _Turner:
     """Turns the values of one schema."""
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    def __init__(self, root: Mapping[str, Any], *, drop: bool) -> None:
         self._shapes = Shapes(root)
+        self._drop = drop
+        self.dropped = 0
 
     def turn(self, schema: object, value: Any) -> Any:
         """Return the value as the schema wants it, as far as that is clear."""
@@ -65,6 +80,9 @@ class _Turner:
             turned = _scalar(shape, value)
             if turned is not _GONE:
                 return turned
+        if self._drop and any(shape.takes_null for shape in shapes):
+            self.dropped += 1
+            return None
         return value
 
     def _record_keys(self, schema: object, value: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -120,13 +120,13 @@ def schema_prompt(text: str | None) -> dict[str, Any] | None:
 
 
 def _looks_like_schema(value: Mapping[str, Any]) -> bool:
-    kind = value.get("type")
-    if "type" in value and not _is_type(kind):
-        return False
     for key in ("properties", "$defs"):
         inner = value.get(key)
         if isinstance(inner, dict) and all(isinstance(one, dict | bool) for one in inner.values()):
-            return True
+            return True  # whatever its type is: a wrong one is refused, not taken for prose
+    kind = value.get("type")
+    if "type" in value and not _is_type(kind):
+        return False
     for key in ("anyOf", "oneOf", "allOf"):
         branches = value.get(key)
         if isinstance(branches, list) and all(isinstance(one, dict) for one in branches):

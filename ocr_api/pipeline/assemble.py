@@ -94,11 +94,20 @@ def assemble(read: Read, parsed: Parsed, regions: tuple[Region, ...], options: O
         usage=reading.usage,
         warnings=(
             *read.warnings(),
-            *(parsed.warnings if options.want_regions else ()),
+            *(parsed.warnings if options.wants_pictures else ()),
             *_doubts(drawn, reading, parsed),
+            *_unscored(drawn, reading, options),
         ),
         error=read.failure(),
     )
+
+
+def _unscored(drawn: DrawnPage, reading: Reading, options: OcrOptions) -> list[Warn]:
+    """Return a warning where confidence was asked for and a server gave no probabilities."""
+    if options.confidence is None or drawn.blank or reading.tokens or not reading.text:
+        return []
+    param = "confidence_scores_granularity"
+    return [Warn("not_supported", "The model's server gave no token probabilities.", param)]
 
 
 def _numbered(

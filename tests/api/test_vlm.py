@@ -463,6 +463,35 @@ async def test_the_mistral_way_reads_and_then_annotates(site: Open) -> None:
     assert asked["response_format"]["type"] == "json_schema"
 
 
+async def test_a_value_that_does_not_fit_becomes_null_where_it_may(site: Open) -> None:
+    filled = says('{"total": "N/A", "items": ["tea"]}')
+    async with site(says("Tea"), filled) as opened:
+        found = await opened.ask(GLM, document_annotation_format=FORMAT)
+    assert json.loads(found["document_annotation"]) == {"total": None, "items": ["tea"]}
+    assert [warning["code"] for warning in found["warnings"]] == ["annotation_incomplete"]
+
+
+async def test_a_wrong_schema_as_the_prompt_is_not_taken_for_prose(site: Open) -> None:
+    async with site(says("x")) as opened:
+        wrong = json.dumps({"type": "objekt", "properties": {"a": {"type": "string"}}})
+        failed = await opened.ask(GLM, status=422, document_annotation_prompt=wrong)
+    assert failed["param"] == "document_annotation_prompt.type"
+
+
+async def test_confidence_that_a_server_does_not_give_is_a_warning(site: Open) -> None:
+    async with site(says("Text")) as opened:
+        found = await opened.ask(GLM, confidence_scores_granularity="page")
+    assert [warning["param"] for warning in found["pages"][0]["warnings"]] == [
+        "confidence_scores_granularity"
+    ]
+
+
+async def test_a_model_that_nobody_runs_says_what_to_do(site: Open) -> None:
+    async with site(says("x"), cards=[GLM]) as opened:
+        failed = await opened.ask(DEEPSEEK, status=400)
+    assert "RECTO_ENGINE_URLS" in failed["message"]
+
+
 async def test_the_annotator_reads_the_markdown_of_all_pages(site: Open) -> None:
     filled = says('{"total": 3, "items": []}')
     async with site(says("Alpha"), says("Beta"), filled, annotator=CHAT) as opened:

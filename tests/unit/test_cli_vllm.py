@@ -58,12 +58,12 @@ def started(environment: dict[str, str], *words: str) -> subprocess.Popen[str]:
 
 
 def test_the_command_of_a_card_is_printed() -> None:
-    done = recto("vllm", "glm-ocr", "--port", "8123")
+    done = recto("vllm", "deepseek-ocr", "--port", "8123")
     assert done.exit_code == 0
     words = shlex.split(done.stdout)
     assert words[0] == f"PYTHONPATH={ROOT / 'configs' / 'vllm'}"
-    start = words.index("vllm")
-    assert words[start : start + 6] == ["vllm", "serve", GLM, "--served-model-name", GLM, "glm-ocr"]
+    start, name = words.index("vllm"), "deepseek-ai/DeepSeek-OCR"
+    assert words[start : start + 5] == ["vllm", "serve", name, "--served-model-name", name]
     assert words[words.index("--port") + 1] == "8123"
     assert words[words.index("--stream-interval") + 1] == "64"
 

@@ -64,6 +64,13 @@ def test_a_card_without_a_server_is_known_and_not_served() -> None:
     assert make_registry().annotators() == []
 
 
+def test_a_card_that_only_a_route_runs_names_the_route() -> None:
+    target = {"card": "org/vlm", "urls": ["http://gpu:8000/v1"]}
+    registry = make_registry(routes={"best": {"targets": [target]}})
+    with pytest.raises(UnservedModelError, match="it answers as best here"):
+        registry.choose("org/vlm", "org")
+
+
 def test_hidden_cards_need_a_setting() -> None:
     with pytest.raises(UnknownModelError):
         make_registry().choose("fake", "org")

@@ -40,7 +40,7 @@ _ELSEWHERE = (EngineUnavailable, "has moved to another address")
 _STATUSES: dict[int, tuple[type[EngineUnavailable], str]] = {
     **dict.fromkeys((301, 302, 303, 307, 308), _ELSEWHERE),
     **dict.fromkeys((401, 403), _KEY),
-    404: (EngineUnavailable, "does not serve the model"),
+    404: (EngineUnavailable, "does not serve the model, or its address should end in /v1"),
     **dict.fromkeys((429, 503), _BUSY),
     **dict.fromkeys((502, 504), (EngineUnavailable, "is behind a proxy that gets no answer")),
 }
