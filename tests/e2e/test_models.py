@@ -250,13 +250,14 @@ def test_glm_by_the_sdk(mistral: Mistral, fake: FakeVlm) -> None:
 def test_annotation_example_of_the_readme(vlm_server: Server, fake: FakeVlm) -> None:
     (code,) = re.findall(r"^```py\n(.*?)^```", test_readme.README, re.MULTILINE | re.DOTALL)
     assert GLM in code
-    fake.says(by_prompt={"JSON": '```json\n{"number": "A-17", "total": "1,250.50"}\n```'})
+    said = '{"title": "Annual Meeting", "place": "", "motions": ["adopted"]}'
+    fake.says(by_prompt={"JSON": f"```json\n{said}\n```"})
     code = code.replace("http://127.0.0.1:8000", vlm_server.base)
     printed = test_readme.run([sys.executable, "-c"], code)
-    assert printed == "number='A-17' total=1250.5\n"
+    assert printed == "title='Annual Meeting' place=None motions=['adopted']\n"
     first, second = fake.log()
     assert first["prompt"] == "Text Recognition:"
-    assert second["prompt"].endswith('{"number":"","total":""}')
+    assert second["prompt"].endswith('{"title":"","place":"","motions":[""]}')
     assert first["images"] == second["images"]
 
 
