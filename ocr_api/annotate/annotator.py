@@ -10,7 +10,7 @@ from typing import Any
 from files_api.kit.errors import AnnotationFailed, AnnotationUnsupported, ContextTooLong
 from model_registry.card import Card, Sampling
 from ocr_api.annotate import prompts
-from ocr_api.annotate.coerce import coerce_or_drop
+from ocr_api.annotate.coerce import coerce
 from ocr_api.annotate.fitting import problems
 from ocr_api.annotate.form import Form
 from ocr_api.annotate.merge import NotJson, dump, fold, merge_pages, parse_json
@@ -294,7 +294,7 @@ def _finished(
     value, dropped = merge_pages(values), 0
     found = problems(schema, value)
     if strings or found:
-        value, dropped = coerce_or_drop(schema, value)
+        value, dropped = coerce(schema, value)
         found = problems(schema, value)
     if found:
         raise AnnotationFailed(f"No valid annotation could be made: {_listed(found)}.")

@@ -33,27 +33,16 @@ _SPACED = re.compile(rf"[0-9]{{1,3}}(?:[{_GAPS}][0-9]{{3}})+")
 _GONE = object()
 
 
-def coerce(schema: Mapping[str, Any], value: Any) -> Any:
-    """Return the value with its strings turned into the types that the schema declares.
+def coerce(schema: Mapping[str, Any], value: Any) -> tuple[Any, int]:
+    """Return the value with its strings turned into the declared types, and how many were dropped.
 
     "" becomes null where the schema takes null, and goes where a property may be absent; items of
-    an array that hold nothing go. What cannot be turned, or not in one way only, stays as it is.
+    an array that hold nothing go. What cannot be turned, or not in one way only ("N/A" is no
+    number), is dropped where the schema takes null in its place, and stays as it is elsewhere.
     Never raises.
     """
-    return _turned(schema, value, drop=False)[0]
-
-
-def coerce_or_drop(schema: Mapping[str, Any], value: Any) -> tuple[Any, int]:
-    """Return the value turned like by `coerce`, and how many values became null.
-
-    Those could not be turned ("N/A" is no number), and the schema takes null in their place.
-    """
-    return _turned(schema, value, drop=True)
-
-
-def _turned(schema: Mapping[str, Any], value: Any, *, drop: bool) -> tuple[Any, int]:
+    turner = _Turner(schema)
     try:
-        turner = _Turner(schema, drop=drop)
         return turner.turn(schema, value), turner.dropped
     except (RecursionError, TooManyShapesError):
         return value, 0
@@ -62,9 +51,8 @@ def _turned(schema: Mapping[str, Any], value: Any, *, drop: bool) -> tuple[Any, 
 class _Turner:
     """Turns the values of one schema."""
 
-    def __init__(self, root: Mapping[str, Any], *, drop: bool) -> None:
+    def __init__(self, root: Mapping[str, Any]) -> None:
         self._shapes = Shapes(root)
-        self._drop = drop
         self.dropped = 0
 
     def turn(self, schema: object, value: Any) -> Any:
@@ -80,7 +68,7 @@ class _Turner:
             turned = _scalar(shape, value)
             if turned is not _GONE:
                 return turned
-        if self._drop and any(shape.takes_null for shape in shapes):
+        if any(shape.takes_null for shape in shapes):
             self.dropped += 1
             return None
         return value

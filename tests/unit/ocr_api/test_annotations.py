@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from ocr_api.engines import Engine, PageTask, Question, Supplies
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
 from ocr_api.pipeline import Pipeline
-from ocr_api.processes import Limits, Pool
 from ocr_api.request import OcrOptions, OcrRequest, PathSource
 from ocr_api.result import Reading, Usage
 from ocr_api.usage import Entry
 from tests import helpers
+from tests.engines import failing
 
 ME = Principal("org")
 URLS = ("http://one/v1", "http://two/v1")
@@ -45,15 +45,11 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 GOOD = '{"a": "b"}'
 
 
-def no_pool(entry: str, memory_bytes: int) -> Pool:
-    raise AssertionError(entry, memory_bytes)
-
-
 class Scripted(Engine):
     """Reads every page alike, and answers from a script; None in it is an answer never given."""
 
     def __init__(self, *script: str | None) -> None:
-        super().__init__(Supplies(no_pool))
+        super().__init__(Supplies(failing.no_pool))
         self.script = list(script)
         self.urls: Counter[str | None] = Counter()
         self.waits = asyncio.Event()
@@ -68,18 +64,6 @@ class Scripted(Engine):
             self.waits.set()
             await asyncio.Event().wait()
         return Reading(text=answer or "", usage=Usage(10, 20))
-
-
-@pytest.fixture
-async def pages() -> AsyncIterator[Pages]:
-    pages = Pages(1, Limits(memory_bytes=1 << 30, seconds=10), 10_000_000)
-    yield pages
-    await pages.close()
-
-
-@pytest.fixture
-def entries() -> list[Entry]:
-    return []
 
 
 Make = Callable[[Engine, str], Pipeline]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,6 @@ from ocr_api.engines import Engine, PageTask
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
 from ocr_api.pipeline import Pipeline, in_order
-from ocr_api.processes import Limits
 from ocr_api.request import OcrOptions, OcrRequest, PathSource
 from ocr_api.result import Reading, Usage
 from ocr_api.usage import Entry
@@ -41,18 +40,6 @@ CARD = {
     "pages_in_flight": 3,
     "render": {"edge": 200},
 }
-
-
-@pytest.fixture
-async def pages() -> AsyncIterator[Pages]:
-    pages = Pages(1, Limits(memory_bytes=1 << 30, seconds=10), 10_000_000)
-    yield pages
-    await pages.close()
-
-
-@pytest.fixture
-def entries() -> list[Entry]:
-    return []
 
 
 Make = Callable[[Engine], Pipeline]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
 from ocr_api.pipeline import Pipeline
 from ocr_api.pipeline.tries import CHARS_BASE
-from ocr_api.processes import Limits
 from ocr_api.request import OcrOptions, OcrRequest, PathSource
 from ocr_api.result import Page, Reading, Result, Usage
 from ocr_api.usage import Entry
@@ -64,20 +63,7 @@ LOOP = Reading("Start. " + "again " * 60, usage=Usage(10, 100), finish_reason="r
 URL = "http://one/v1"
 
 
-@pytest.fixture
-async def pages() -> AsyncIterator[Pages]:
-    pages = Pages(1, Limits(memory_bytes=1 << 30, seconds=10), 10_000_000)
-    yield pages
-    await pages.close()
-
-
 Read = Callable[..., Any]
-
-
-@pytest.fixture
-def entries() -> list[Entry]:
-    """The usage rows."""
-    return []
 
 
 @pytest.fixture
