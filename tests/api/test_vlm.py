@@ -204,6 +204,16 @@ async def test_deepseek_gives_blocks_pictures_and_tables(site: Open) -> None:
     assert found["warnings"] == first["warnings"] == []
 
 
+async def test_two_tables_alike_have_numbers_of_their_own(site: Open) -> None:
+    row = "<table><tr><td>a</td><td>b</td></tr></table>\n"
+    tag = "<|ref|>table<|/ref|><|det|>[[99, {0}, 899, {1}]]<|/det|>\n" + row
+    text = tag.format(100, 200) + tag.format(300, 400)
+    async with site(says(text)) as opened:
+        found = await opened.ask(DEEPSEEK, include_blocks=True, table_format="html")
+    ids = [block["table_id"] for block in found["pages"][0]["blocks"]]
+    assert ids == ["tbl-0.html", "tbl-1.html"]
+
+
 async def test_special_tokens_are_kept_when_asked(site: Open) -> None:
     async with site(says(GROUNDED)) as opened:
         kept = await opened.ask(DEEPSEEK, skip_special_tokens=False)
