@@ -13,17 +13,22 @@ from files_api.accounts import Principal, ensure_local
 from files_api.blobs import open_store
 from files_api.callers import Callers
 from files_api.files import Files
+from files_api.idempotency import Idempotency
+from files_api.keys import Keys
 from files_api.kit.db import Database
 from files_api.kit.disk import make_folders
 from files_api.kit.observe import log
+from files_api.limits import Limits, Rates
 from files_api.links import Links, load_or_make_secret
+from files_api.quota import Quota
 from files_api.settings import FilesSettings
+from files_api.uploads import Uploads
 
-_EXPIRY_SECONDS = 3600.0
+_SWEEP_SECONDS = 3600.0
 
 
 class FilesService:
-    """The parts of the files service: ``database``, ``blobs``, ``links`` and ``files``."""
+    """The parts of the files service: database, blobs, links, keys, limits, files, uploads."""
 
     def __init__(self, settings: FilesSettings) -> None:
         """Make the parts, the data folder and, without ``secret_key``, the secret.
@@ -35,12 +40,20 @@ class FilesService:
         self.settings = settings
         make_folders(settings.data_dir.absolute())
         secret = _bytes(settings.secret_key) or load_or_make_secret(settings.data_dir)
-        self.links = Links(secret, _bytes(settings.previous_secret_key))
+        previous = _bytes(settings.previous_secret_key)
+        self.links = Links(secret, previous)
         self.database = Database(settings.effective_database_url())
+        self.keys = Keys(self.database, secret, previous)
+        self.limits = Limits(_rates(settings))
+        self.idempotency = Idempotency(self.database)
         self.blobs = open_store(settings.effective_blob_url())
-        self.files = Files(self.database, self.blobs, self.links, settings.max_file_bytes)
+        quota = Quota(settings.max_org_bytes, settings.max_org_files)
+        self.files = Files(self.database, self.blobs, self.links, quota, settings.max_file_bytes)
+        self.uploads = Uploads(
+            self.database, self.blobs, self.files, quota, settings.max_upload_bytes
+        )
         self._local: Principal | None = None
-        self._expiring: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
     @property
     def local(self) -> Principal:
@@ -52,7 +65,7 @@ class FilesService:
     async def open(self, upgrade: Callable[[Database], Awaitable[None]]) -> None:
         """Bring the database up to date, clear what a crash left, find the local organisation.
 
-        From then on a task deletes expired files, now and every hour, until `close`.
+        From then on a task sweeps, now and every hour, until `close`.
 
         Args:
             upgrade: brings the database to the newest revision; the migrations know tables of
@@ -63,38 +76,69 @@ class FilesService:
         """
         await upgrade(self.database)
         self._local = await ensure_local(self.database)
-        if swept := await self.blobs.sweep():
-            log(__name__, "swept", temporary_files=swept)
-        self._expiring = asyncio.create_task(self._expire_hourly(), name="expiry of files")
+        self._sweeping = asyncio.create_task(self._sweep_hourly(), name="sweep")
 
     def attach(self, app: FastAPI) -> None:
         """Put the parts where the routes find them: ``app.state``. Call after `open`."""
-        app.state.callers = Callers(self.local, self.settings.public_url)
-        app.state.files = self.files
-        app.state.public_url = self.settings.public_url
+        settings, state = self.settings, app.state
+        state.callers = Callers(self.local, self.keys, self.limits, settings.public_url)
+        state.files = self.files
+        state.uploads = self.uploads
+        state.idempotency = self.idempotency
+        state.limits = self.limits
+        state.public_url = settings.public_url
+        state.redirect_downloads = settings.redirect_downloads
 
     async def check(self) -> None:
         """Raise `StorageUnavailable` or `StorageFull` when a part does not answer."""
         await self.database.check()
         await self.blobs.check()
 
+    async def sweep(self) -> dict[str, int]:
+        """Remove what has expired and what crashes left; return how many of each, where any.
+
+        What fails is logged, and tried again the next time; the rest is swept all the same.
+        """
+        sweeps = {
+            "expired_files": self.files.expire,
+            "expired_uploads": self.uploads.expire,
+            "old_idempotency_keys": self.idempotency.sweep,
+            "orphans": self.files.sweep_orphans,
+            "temporary_files": self.blobs.sweep,
+        }
+        swept = {}
+        for name, sweep in sweeps.items():
+            try:
+                swept[name] = await sweep()
+            except Exception as error:  # noqa: BLE001 - whatever fails is tried again
+                facts = {"what": name, "error": type(error).__name__}
+                log(__name__, "sweep_failed", level=WARNING, **facts)
+        return {name: count for name, count in swept.items() if count}
+
     async def close(self) -> None:
-        """End the expiry of files; let go of the database and the blob store."""
-        if self._expiring:
-            self._expiring.cancel()
-            await asyncio.wait({self._expiring})
+        """End the sweeping; let go of the database and the blob store."""
+        if self._sweeping:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
         await self.database.close()
         await self.blobs.close()
 
-    async def _expire_hourly(self) -> None:
+    async def _sweep_hourly(self) -> None:
         while True:
-            try:
-                if count := await self.files.expire():
-                    log(__name__, "expired", files=count)
-            except Exception as error:  # noqa: BLE001 - whatever fails is tried again in an hour
-                log(__name__, "expiry_failed", level=WARNING, error=type(error).__name__)
-            await asyncio.sleep(_EXPIRY_SECONDS)
+            if swept := await self.sweep():
+                log(__name__, "swept", **swept)
+            await asyncio.sleep(_SWEEP_SECONDS)
 
 
 def _bytes(secret: SecretStr | None) -> bytes | None:
     return secret.get_secret_value().encode() if secret else None
+
+
+def _rates(settings: FilesSettings) -> Rates:
+    return Rates(
+        requests_per_minute=settings.requests_per_minute,
+        pages_per_minute=settings.pages_per_minute,
+        bytes_per_minute=settings.bytes_per_minute,
+        uploads=settings.max_uploads,
+        org_uploads=settings.max_org_uploads,
+    )

@@ -1,15 +1,49 @@
-"""Who is calling: the FastAPI dependency that gives a route its principal."""
+"""Who is calling: the FastAPI dependency that gives a route its principal.
+
+A route says at its parameter what it needs and which credentials it reads::
+
+    async def list_files(who: FilesReader): ...
+    async def read(who: Annotated[Principal, Depends(needs("ocr", readers=(raw_key,)))]): ...
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
-from files_api.accounts import Principal
+from files_api.accounts import Principal, Scope
+from files_api.keys import Keys
 from files_api.kit.errors import CallerRefused
+from files_api.limits import Limits
+
+Reader = Callable[[Request], str | None]
+"""Takes the key out of a request; None when the request has none in this place."""
+
+
+def bearer(request: Request) -> str | None:
+    """Read ``Authorization: Bearer KEY``, as OpenAI's and Mistral's clients send it."""
+    kind, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() or None if kind.lower() == "bearer" else None
+
+
+def x_api_key(request: Request) -> str | None:
+    """Read ``X-API-Key: KEY``."""
+    return request.headers.get("x-api-key") or None
+
+
+def raw_key(request: Request) -> str | None:
+    """Read ``Authorization: KEY``, without a scheme, as Mindee's clients send it."""
+    value = request.headers.get("authorization", "").strip()
+    return value or None if " " not in value else None
+
+
+def query_token(request: Request) -> str | None:
+    """Read ``?token=KEY``; only for clients that cannot send a header."""
+    return request.query_params.get("token") or None
 
 
 class Callers:
@@ -20,12 +54,18 @@ class Callers:
     one of another site, or one whose name was rebound to 127.0.0.1.
     """
 
-    def __init__(self, local: Principal, public_url: str | None) -> None:
+    def __init__(
+        self, local: Principal, keys: Keys, limits: Limits, public_url: str | None
+    ) -> None:
         self._local = local
+        self._keys = keys
+        self._limits = limits
         self._public_host = urlsplit(public_url or "").hostname
 
-    async def identify(self, request: Request) -> Principal:
-        """Return the caller.
+    async def identify(
+        self, request: Request, readers: Sequence[Reader], scopes: Sequence[Scope]
+    ) -> Principal:
+        """Return the caller, whose key has all the scopes.
 
         No keys are configured: any ``Authorization``, ``X-Org-Id`` or ``org_id`` is accepted
         and means the local organisation.
@@ -63,11 +103,24 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def caller(request: Request) -> Principal:
-    """Return the principal of a request."""
-    callers: Callers = request.app.state.callers
-    return await callers.identify(request)
+READERS: tuple[Reader, ...] = (bearer, x_api_key)
+"""What a route reads unless it says otherwise."""
 
 
-Caller = Annotated[Principal, Depends(caller)]
-"""The type of a route's parameter that receives the principal."""
+def needs(
+    *scopes: Scope, readers: Sequence[Reader] = READERS
+) -> Callable[[Request], Awaitable[Principal]]:
+    """Return a dependency: the caller, whose key has all the scopes."""
+
+    async def caller(request: Request) -> Principal:
+        callers: Callers = request.app.state.callers
+        return await callers.identify(request, readers, scopes)
+
+    return caller
+
+
+Caller = Annotated[Principal, Depends(needs())]
+"""The type of a route's parameter that receives the principal: any valid key will do."""
+FilesReader = Annotated[Principal, Depends(needs("files:read"))]
+FilesWriter = Annotated[Principal, Depends(needs("files:write"))]
+OcrCaller = Annotated[Principal, Depends(needs("ocr"))]

@@ -36,17 +36,44 @@ class FilesSettings(BaseSettings):
     database_url: str | None = Field(default=None, repr=False)
     """SQLAlchemy URL, `sqlite:///…` or `postgresql://…`; empty means SQLite in the data folder."""
     blob_url: str | None = Field(default=None, repr=False)
-    """Where the bytes of files are kept, `file:///…`; empty means a folder in the data folder."""
+    """Where the bytes of files are kept, `file:///…` or `s3://bucket/prefix` (docs/operations.md
+    has its options); empty means a folder in the data folder."""
+    redirect_downloads: bool = False
+    """Whether signed links lead to the store's own, where it has any (S3): the bytes then do not
+    pass through this service."""
     public_url: str | None = None
     """The address that clients reach this service by, for signed links; empty means the address
     of each request."""
     secret_key: SecretStr | None = None
-    """Master secret of signed links, at least 32 characters; empty means one that is generated
-    once and kept in the data folder."""
+    """Master secret of signed links and of what checks API keys, at least 32 characters; empty
+    means one that is generated once and kept in the data folder."""
     previous_secret_key: SecretStr | None = None
-    """The master secret before the current one: its links stay valid until they expire."""
+    """The master secret before the current one: its links stay valid until they expire, and its
+    API keys move to the current one when they are used."""
     max_file_bytes: Annotated[int, Field(ge=1)] = 512 * MIB
     """Most bytes of one uploaded file or document."""
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 8 * 1024 * MIB
+    """Most bytes of one file that is uploaded in parts."""
+
+    max_org_bytes: Annotated[int, Field(ge=0)] = 0
+    """Most bytes that an organisation stores, where it has no limit of its own; 0 means no limit,
+    here and in the four settings below."""
+    max_org_files: Annotated[int, Field(ge=0)] = 0
+    """Most files that an organisation stores."""
+    requests_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Most requests of an organisation in a minute, in each API process."""
+    pages_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Most pages read for an organisation in a minute, in each API process."""
+    bytes_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Most bytes uploaded by an organisation in a minute, in each API process."""
+    max_uploads: Annotated[int, Field(ge=1)] = 64
+    """Most uploads at the same time, in each API process."""
+    max_org_uploads: Annotated[int, Field(ge=1)] = 16
+    """Most uploads of one organisation at the same time, in each API process."""
+    header_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds that the headers of a request may take to come."""
+    body_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that the next piece of a request's body may take to come."""
 
     @field_validator("public_url")
     @classmethod

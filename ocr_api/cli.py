@@ -27,7 +27,7 @@ from model_registry import serving
 from model_registry.card import Card, CardError, read_cards
 from model_registry.registry import Registry
 from model_registry.serving import NoServerError
-from ocr_api import app, checks, migrations, offline, servers
+from ocr_api import admin, app, checks, migrations, offline, servers
 from ocr_api.offline import NoFiles, forget
 from ocr_api.request import OcrOptions
 from ocr_api.selection import PageSelection
@@ -336,6 +336,10 @@ def check() -> None:
     for name in registry.names():
         for card in registry.cards_of(name):
             click.echo(f"ok: {name} (card {card.id}, engine {card.engine}, parser {card.parser})")
+
+
+for _group in (admin.orgs, admin.keys, admin.db):
+    main.add_command(_group)
 
 
 def _configuration(

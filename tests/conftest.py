@@ -34,6 +34,18 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture(params=["sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database; a test that asks for it runs once for each kind."""
+    return f"sqlite:///{tmp_path / 'a b.db'}"
+
+
+@pytest.fixture(params=["file"])
+def blob_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty blob store; a test that asks for it runs once for each kind."""
+    return (tmp_path / "blobs").as_uri()
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """The example settings, with data in a temporary folder and the fake engine shown."""

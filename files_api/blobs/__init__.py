@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,6 +25,17 @@ class BlobMissing(KeyError):
 
 class BlobExists(KeyError):
     """There is a blob under this key already; blobs never change."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob that is in the store."""
+
+    key: str
+    size: int
+    """Bytes."""
+    modified: float
+    """When it was published, in unix seconds, by the store's clock."""
 
 
 class BlobStore(ABC):
@@ -48,8 +60,10 @@ class BlobStore(ABC):
         """
 
     @abstractmethod
-    def read(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
-        """Yield a blob's bytes from the offset ``start``, in chunks of at most 1 MiB.
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Yield a blob's bytes from offset ``start`` to before ``stop``, or to its end.
+
+        In chunks of at most 1 MiB; a range beyond the end yields what there is.
 
         Raises:
             BlobMissing: at the first step.
@@ -72,8 +86,28 @@ class BlobStore(ABC):
         """Try whether the store takes a blob now."""
 
     @abstractmethod
+    def blobs(self) -> AsyncIterator[StoredBlob]:
+        """Yield every blob there is, in any order; such as come or go meanwhile may be missing."""
+
+    @abstractmethod
     async def sweep(self) -> int:
         """Remove what aborted writes of dead processes left; return how many."""
+
+    @abstractmethod
+    async def presign(
+        self, key: str, seconds: int, *, filename: str, media_type: str
+    ) -> str | None:
+        """Return a link with which anyone can download the blob from the store itself.
+
+        Args:
+            key: the blob; whether it is there is not looked at.
+            seconds: how long the link is valid.
+            filename: what a browser saves it as; cleaned.
+            media_type: what the answer's Content-Type says.
+
+        Returns:
+            The link; None where the store has no such links.
+        """
 
     async def close(self) -> None:  # noqa: B027 - most stores hold nothing open
         """Let go of connections."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from files_api.blobs import BlobExists, BlobMissing, BlobStore, check_key
+from files_api.blobs import BlobExists, BlobMissing, BlobStore, StoredBlob, check_key
 from files_api.kit.disk import make_folders, sync_folder
 from files_api.kit.errors import StorageFull, StorageUnavailable
 from files_api.kit.ids import new_id
@@ -67,12 +67,12 @@ class FileBlobs(BlobStore):
         finally:
             writing.close()
 
-    async def read(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """Yield a blob's bytes; see `BlobStore.read`."""
         reading = _Reading(self._path(key))
         try:
             await self._in_thread(reading.open)
-            while chunk := await self._in_thread(reading.read, start):
+            while chunk := await self._in_thread(reading.read, start, stop):
                 start += len(chunk)
                 yield chunk
         finally:
@@ -90,9 +90,18 @@ class FileBlobs(BlobStore):
         """Delete a blob; see `BlobStore.delete`."""
         await self._in_thread(_delete, self._path(key))
 
+    async def presign(self, key: str, seconds: int, *, filename: str, media_type: str) -> None:
+        """Return nothing: only a server can serve links; see `BlobStore.presign`."""
+
     async def check(self) -> None:
         """Write one byte to a temporary file and remove it."""
         await self._in_thread(_try_writing, self._root)
+
+    async def blobs(self) -> AsyncIterator[StoredBlob]:
+        """Yield every blob; see `BlobStore.blobs`."""
+        for folder in await self._in_thread(_folders, self._root):
+            for blob in await self._in_thread(_blobs_in, self._root, folder):
+                yield blob
 
     async def sweep(self) -> int:
         """Remove temporary files that no living process writes."""
@@ -192,9 +201,10 @@ class _Reading:
         except FileNotFoundError:
             raise BlobMissing(self._path.name) from None
 
-    def read(self, start: int) -> bytes:
+    def read(self, start: int, stop: int | None) -> bytes:
         assert self._handle is not None  # noqa: S101 - for the type checker
-        return os.pread(self._handle, _CHUNK, start)
+        size = _CHUNK if stop is None else min(_CHUNK, max(0, stop - start))
+        return os.pread(self._handle, size, start)
 
     def close(self) -> None:
         if self._handle is not None:
@@ -255,3 +265,19 @@ def _sweep(root: Path) -> int:
             finally:
                 os.close(handle)
     return swept
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the folders that may hold blobs; paths only, so that a large store fits in memory."""
+    return [Path(folder) for folder, _, _ in os.walk(root) if not Path(folder).name.startswith(".")]
+
+
+def _blobs_in(root: Path, folder: Path) -> list[StoredBlob]:
+    found = []
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError, ValueError):  # gone meanwhile, or no blob of ours
+                if path.is_file():
+                    facts, key = path.stat(), check_key(path.relative_to(root).as_posix())
+                    found.append(StoredBlob(key, facts.st_size, facts.st_mtime))
+    return found

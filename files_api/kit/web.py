@@ -52,11 +52,8 @@ def superset(error: errors.AppError, request_id: str) -> dict[str, Any]:
 
 def respond(error: errors.AppError, dialect: Dialect = superset) -> JSONResponse:
     """Return the response for an error."""
-    headers = {}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
     body = dialect(error, observe.request_id.get())
-    return JSONResponse(body, status_code=error.status, headers=headers)
+    return JSONResponse(body, status_code=error.status, headers=error.headers())
 
 
 def known(error: Exception) -> errors.AppError:

@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
-from files_api.callers import Caller, caller
+from files_api.callers import FilesReader, FilesWriter, needs
 from files_api.files import Download, Files, Listing
 from files_api.kit.errors import (
     FileNotFound,
@@ -93,7 +93,7 @@ def router() -> APIRouter:
     return routes
 
 
-async def upload_file(request: Request, who: Caller) -> FileObject:
+async def upload_file(request: Request, who: FilesWriter) -> FileObject:
     """Upload a file; the parts of the form may come in any order."""
     record = await upload.receive(request, who, _files(request))
     # Nebul's documentation promises `complete` here; OpenAI's clients poll for `processed`.
@@ -102,7 +102,7 @@ async def upload_file(request: Request, who: Caller) -> FileObject:
 
 
 async def list_files(
-    request: Request, who: Caller, query: Annotated[ListQuery, Query()]
+    request: Request, who: FilesReader, query: Annotated[ListQuery, Query()]
 ) -> FileList:
     """List files: with `page` or `page_size` by numbered pages, else by `after` and `limit`."""
     files = _files(request)
@@ -127,13 +127,13 @@ async def list_files(
     return file_list(listing)
 
 
-async def get_file(request: Request, who: Caller, file_id: FileId) -> FileObject:
+async def get_file(request: Request, who: FilesReader, file_id: FileId) -> FileObject:
     """Return what is known about a file."""
     with _naming_the_id():
         return file_object(await _files(request).get(who, file_id))
 
 
-async def delete_file(request: Request, who: Caller, file_id: FileId) -> DeletedFile:
+async def delete_file(request: Request, who: FilesWriter, file_id: FileId) -> DeletedFile:
     """Delete a file; its signed links end with it."""
     with _naming_the_id():
         return DeletedFile(id=await _files(request).delete(who, file_id))
@@ -142,7 +142,7 @@ async def delete_file(request: Request, who: Caller, file_id: FileId) -> Deleted
 async def download_file(request: Request, file_id: FileId) -> StreamingResponse:
     """Return a file's bytes, to its owner or to who has a signed link."""
     if QUERY_KEYS.isdisjoint(request.query_params):
-        who = await caller(request)
+        who = await needs("files:read")(request)
         with _naming_the_id():
             download = await _files(request).read(who, file_id)
         # The Mistral SDKs refuse any other type here, whatever the file is.
@@ -155,7 +155,7 @@ async def download_file(request: Request, file_id: FileId) -> StreamingResponse:
 
 
 async def sign_url(
-    request: Request, who: Caller, file_id: FileId, expiry: Hours = DEFAULT_HOURS
+    request: Request, who: FilesReader, file_id: FileId, expiry: Hours = DEFAULT_HOURS
 ) -> SignedUrl:
     """Return a link that downloads the file without a key until it expires."""
     try:

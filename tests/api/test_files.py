@@ -501,7 +501,7 @@ async def test_files_expire_from_opening_to_closing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failure of one hour is no failure of the next."""
-    monkeypatch.setattr(files_app, "_EXPIRY_SECONDS", 0)
+    monkeypatch.setattr(files_app, "_SWEEP_SECONDS", 0)
     caplog.set_level(logging.INFO, "files_api.app")
     service = FilesService(FilesSettings(data_dir=tmp_path))
     answers: list[int | Exception] = [2, 0, StorageUnavailable(), RuntimeError("a name.pdf")]

@@ -28,7 +28,8 @@ def errors_table() -> str:
 
 def _public_errors() -> list[type[AppError]]:
     # A subclass elsewhere is for the code beside it; a client reads the class that it inherits.
-    known = [cls for cls in every_error() if cls.__module__ == AppError.__module__]
+    package = AppError.__module__.rpartition(".")[0]
+    known = [cls for cls in every_error() if cls.__module__.startswith(package)]
     return [cls for cls in known if cls is not AppError]
 
 

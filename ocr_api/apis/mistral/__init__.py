@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from files_api.callers import Caller
+from files_api.callers import OcrCaller
 from files_api.kit import errors
 from files_api.kit.observe import request_id
 from files_api.kit.web import documented, door_route, until_gone
@@ -77,7 +77,7 @@ class Mistral(Door):
             responses={**documented(*_COMMON, *_DIRECT), **_ANSWER},
             openapi_extra=_documented_body(OcrBody, required=True),
         )
-        async def read_document(request: Request, caller: Caller) -> Response:
+        async def read_document(request: Request, caller: OcrCaller) -> Response:
             """Read a document that the request names or holds."""
             async with read(request, OcrBody) as body:
                 wanted = OcrRequest(source_of(body), body.model, to_options(body), request_id.get())
@@ -88,7 +88,7 @@ class Mistral(Door):
             responses={**documented(*_COMMON), **_ANSWER},
             openapi_extra=_documented_body(FileOcrBody, required=False),
         )
-        async def read_file(file_id: str, request: Request, caller: Caller) -> Response:
+        async def read_file(file_id: str, request: Request, caller: OcrCaller) -> Response:
             """Read an uploaded file; the body may be absent."""
             async with read(request, FileOcrBody, absent={}) as body:
                 source = FileSource(file_id, "file_id")
@@ -99,7 +99,7 @@ class Mistral(Door):
 
 
 async def _read(
-    services: Services, request: Request, caller: Caller, wanted: OcrRequest
+    services: Services, request: Request, caller: OcrCaller, wanted: OcrRequest
 ) -> Response:
     """Read the document while its client waits; stop when the client leaves."""
 

@@ -25,6 +25,7 @@ from files_api.kit.errors import (
     TooLarge,
 )
 from files_api.links import Links
+from files_api.quota import Quota
 from files_api.tables import Organisation, StoredFileRow
 
 STRANGER = Principal("0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
@@ -53,7 +54,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         session.add(Organisation(id=STRANGER.org_id, name="other", created_at=1))
     folder = tmp_path / "blobs"
     blobs = open_store(folder.as_uri())
-    files = Files(database, blobs, Links(b"s" * 32), 1000, clock=lambda: made.now)
+    files = Files(database, blobs, Links(b"s" * 32), Quota(), 1000, clock=lambda: made.now)
     made = Store(files, database, blobs, folder, await ensure_local(database))
     yield made
     await database.close()
