@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
-from logging import WARNING
+from logging import ERROR, WARNING
+from pathlib import Path
 
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -13,9 +15,10 @@ from files_api.accounts import Principal, ensure_local
 from files_api.blobs import open_store
 from files_api.callers import Callers
 from files_api.files import Files
+from files_api.files.spare import Spare
 from files_api.idempotency import Idempotency
 from files_api.keys import Keys
-from files_api.kit.db import Database
+from files_api.kit.db import Database, UnfitDatabase
 from files_api.kit.disk import make_folders
 from files_api.kit.observe import log
 from files_api.limits import Limits, Rates
@@ -25,6 +28,10 @@ from files_api.settings import FilesSettings
 from files_api.uploads import Uploads
 
 _SWEEP_SECONDS = 3600.0
+_SWEEP_JITTER = 0.1
+"""Part of the time between two sweeps by which it differs, so that processes drift apart."""
+_FIRST_SWEEP_SECONDS = 30.0
+"""Within so many seconds each of several processes sweeps first; one that is alone does at once."""
 
 
 class FilesService:
@@ -48,7 +55,14 @@ class FilesService:
         self.idempotency = Idempotency(self.database)
         self.blobs = open_store(settings.effective_blob_url())
         quota = Quota(settings.max_org_bytes, settings.max_org_files)
-        self.files = Files(self.database, self.blobs, self.links, quota, settings.max_file_bytes)
+        self.files = Files(
+            self.database,
+            self.blobs,
+            self.links,
+            quota,
+            settings.max_file_bytes,
+            spare=_spare(self.database),
+        )
         self.uploads = Uploads(
             self.database, self.blobs, self.files, quota, settings.max_upload_bytes
         )
@@ -65,16 +79,26 @@ class FilesService:
     async def open(self, upgrade: Callable[[Database], Awaitable[None]]) -> None:
         """Bring the database up to date, clear what a crash left, find the local organisation.
 
-        From then on a task sweeps, now and every hour, until `close`.
+        From then on a task sweeps, soon and every hour, until `close`; nobody waits for it.
 
         Args:
-            upgrade: brings the database to the newest revision; the migrations know tables of
-                upper floors, so the caller hands them in.
+            upgrade: brings the database to the newest revision, or refuses it; the migrations
+                know tables of upper floors, so the caller hands them in.
 
         Raises:
+            UnfitDatabase: another process serves from the SQLite file, it lies on a network file
+                system, or ``upgrade`` refuses the database. The log says so.
             StorageUnavailable, StorageFull: the database or the blob store does not answer.
+            OSError: the lock beside the SQLite file cannot be made.
         """
-        await upgrade(self.database)
+        try:
+            self.database.reserve()
+            await upgrade(self.database)
+        except UnfitDatabase as error:
+            log(__name__, "database_refused", level=ERROR, problem=str(error))
+            raise
+        if self.database.is_sqlite:
+            await self.idempotency.forget_claims()  # this process is the only one
         self._local = await ensure_local(self.database)
         self._sweeping = asyncio.create_task(self._sweep_hourly(), name="sweep")
 
@@ -116,18 +140,25 @@ class FilesService:
         return {name: count for name, count in swept.items() if count}
 
     async def close(self) -> None:
-        """End the sweeping; let go of the database and the blob store."""
+        """End the sweeping; let go of the database and the blob store.
+
+        Works after an `open` that failed, too.
+        """
         if self._sweeping:
             self._sweeping.cancel()
             await asyncio.wait({self._sweeping})
+        await self.keys.close()
         await self.database.close()
         await self.blobs.close()
 
     async def _sweep_hourly(self) -> None:
+        if not self.database.is_sqlite:
+            await asyncio.sleep(random.uniform(0, _FIRST_SWEEP_SECONDS))  # noqa: S311 - no secret
         while True:
             if swept := await self.sweep():
                 log(__name__, "swept", **swept)
-            await asyncio.sleep(_SWEEP_SECONDS)
+            jitter = random.uniform(-_SWEEP_JITTER, _SWEEP_JITTER)  # noqa: S311 - no secret
+            await asyncio.sleep(_SWEEP_SECONDS * (1 + jitter))
 
 
 def _bytes(secret: SecretStr | None) -> bytes | None:
@@ -142,3 +173,10 @@ def _rates(settings: FilesSettings) -> Rates:
         uploads=settings.max_uploads,
         org_uploads=settings.max_org_uploads,
     )
+
+
+def _spare(database: Database) -> Spare:
+    """Return the room for deletions on a full disk: beside a SQLite file, 2 MiB."""
+    path = database.engine.url.database
+    known = database.is_sqlite and path and path != ":memory:" and not path.startswith("file:")
+    return Spare(Path(f"{path}.spare") if known else None)

@@ -12,7 +12,7 @@ from fastapi_swagger import patch_fastapi
 from starlette.types import ASGIApp
 
 from files_api.app import FilesService
-from files_api.kit import named, web
+from files_api.kit import metrics, named, web
 from files_api.kit.bodies import JsonBodies
 from files_api.routes import router as files_router
 from model_registry.card import Card, CardError
@@ -129,7 +129,7 @@ def create(settings: Settings | None = None) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(files.close)
-            await files.open(migrations.upgrade)
+            await files.open(migrations.prepare)
             files.attach(app)
             await stack.enter_async_context(workshop)
             yield
@@ -149,7 +149,8 @@ def create(settings: Settings | None = None) -> ASGIApp:
     web.add_error_handlers(app)
     web.add_error_schema(app)
     _open_doors(app, settings, files, workshop)
-    return web.FrontDoor(app)
+    metrics.built(own_version())
+    return web.FrontDoor(app, settings.body_seconds)
 
 
 def own_version() -> str:
@@ -172,6 +173,7 @@ def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop:
         model_checks=_model_checks(workshop),
         bodies=JsonBodies(settings.max_json_bytes, settings.max_json_bytes * BODIES_AT_ONCE),
         max_answer_bytes=settings.max_answer_bytes,
+        limits=files.limits,
     )
     for name in settings.doors or named.names(DOORS):
         door = named.leaf(DOORS, name, Door)()  # type: ignore[type-abstract]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message
 
 from ocr_api import app as ocr_app
 from ocr_api.settings import Settings
+from tests import postgres, s3server
 
 ROOT = Path(__file__).resolve().parents[1]
 SCAN = ROOT / "docs" / "demo" / "scan.pdf"
@@ -34,16 +35,51 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[postgres.Cluster]:
+    """The session's PostgreSQL server; without one, what needs it is skipped."""
+    with postgres.for_session() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def postgres_url(postgres_cluster: postgres.Cluster) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database; its user closes what it opens there."""
+    with postgres_cluster.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database; a test that asks for it runs once for each kind."""
+    if request.param == "postgresql":
+        # Asked for here, so that the runs on SQLite start no server.
+        return str(request.getfixturevalue("postgres_url"))
     return f"sqlite:///{tmp_path / 'a b.db'}"
 
 
-@pytest.fixture(params=["file"])
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3server.S3Server]:
+    """The session's S3 server."""
+    with s3server.S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: s3server.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket, and the credentials for it in the environment."""
+    for name, value in s3server.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.new_bucket()
+
+
+@pytest.fixture(params=["file", "s3"])
 def blob_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty blob store; a test that asks for it runs once for each kind."""
-    return (tmp_path / "blobs").as_uri()
+    if request.param == "s3":
+        # Asked for here, so that the runs on the local disk start no server.
+        return str(request.getfixturevalue("s3_url"))
+    return (tmp_path / "a b%").as_uri()
 
 
 @pytest.fixture
