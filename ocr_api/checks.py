@@ -18,9 +18,11 @@ from urllib.request import url2pathname
 
 from pydantic import ValidationError
 
-from files_api.blobs import open_store
+from files_api.blobs import BlobStore, open_store
+from files_api.keys import Keys
 from files_api.kit import named
 from files_api.kit.db import Database, async_url
+from files_api.kit.errors import AppError
 from files_api.links import load_or_make_secret
 from model_registry.card import CardError
 from model_registry.registry import Registry
@@ -30,6 +32,8 @@ from ocr_api.settings import Settings
 PREFIX = "RECTO_"
 CONNECT_SECONDS = 10.0
 """Longest wait for a database to answer."""
+KEYS_SINCE = "0002"
+"""The revision of the database that brought API keys."""
 
 _STORES = "files_api.blobs"
 _BACKENDS = ("sqlite", "postgresql")
@@ -163,6 +167,9 @@ def connection_problems(settings: Settings) -> list[str]:
         return [f"{where} does not answer ({type(cause).__name__})"]
     if revision and revision > migrations.head():
         return [f"{where} was made by a newer Recto (revision {revision}); update this one"]
+    if revision != migrations.head() and parsed.get_backend_name() != "sqlite":
+        at = f"at revision {revision}" if revision else "empty"
+        return [f"{where} is {at}, and this program needs {migrations.head()}: recto db upgrade"]
     return []
 
 
@@ -175,21 +182,69 @@ async def _revision(url: str) -> str | None:
         await database.close()
 
 
+def keys_problems(settings: Settings, host: str) -> list[str]:
+    """Return why the service must not listen on an address that other machines reach.
+
+    It may once an API key was made, since from then on every caller needs one. Makes nothing.
+    """
+    url = settings.effective_database_url()
+    parsed = async_url(url)
+    refused = f"Refusing to listen on {host}: "
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    exists = not is_sqlite or (parsed.database and Path(parsed.database).exists())
+    try:
+        if exists and asyncio.run(_has_keys(url)):
+            return []
+    except Exception as error:  # noqa: BLE001 - each driver has errors of its own
+        kind = type(error).__name__
+        return [f"{refused}whether there are API keys is not known; the database failed ({kind})."]
+    why = (
+        f"{refused}no API keys are configured, so anyone who reaches the port could read every"
+        " document. Make one (recto orgs create NAME, then recto keys create --org NAME), or listen"
+        " on 127.0.0.1, behind a proxy that checks who is calling."
+    )
+    return [why]
+
+
+async def _has_keys(url: str) -> bool:
+    database = Database(url)
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            # An older revision has no table of keys; serving would bring it, empty.
+            revision = await migrations.current(database)
+            return (revision or "") >= KEYS_SINCE and await Keys(database, b"").any()
+    finally:
+        await database.close()
+
+
 def _blob_problems(settings: Settings) -> list[str]:
     url = settings.effective_blob_url()
     try:
         scheme = urlsplit(url).scheme
         if scheme not in (known := named.names(_STORES)):
             return [f"RECTO_BLOB_URL: there is no store {scheme!r}; known: {', '.join(known)}"]
-        open_store(url)
+        store = open_store(url)
         if scheme == "file":
             variable = "RECTO_BLOB_URL" if settings.blob_url else "RECTO_DATA_DIR"
             return _folder_problems(variable, Path(url2pathname(urlsplit(url).path)))
+        asyncio.run(_try_store(store))
     except ModuleNotFoundError as error:
         return [f"RECTO_BLOB_URL: {error.name} is not installed: pip install 'recto[{scheme}]'"]
     except ValueError as error:
         return [f"RECTO_BLOB_URL: {error}"]
+    except AppError as error:
+        # The store's own word for it, where there is one, such as AccessDenied.
+        cause = str(error.__cause__)
+        word = re.search(r"<Code>(\w+)</Code>", cause) or re.search(r"status code: (\d+)", cause)
+        return [f"RECTO_BLOB_URL: the store takes no blob ({word[1] if word else 'no answer'})"]
     return []
+
+
+async def _try_store(store: BlobStore) -> None:
+    try:
+        await store.check()
+    finally:
+        await store.close()
 
 
 def _data_problems(settings: Settings) -> list[str]:

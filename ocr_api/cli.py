@@ -8,11 +8,10 @@ import ipaddress
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 import orjson
@@ -27,7 +26,7 @@ from model_registry import serving
 from model_registry.card import Card, CardError, read_cards
 from model_registry.registry import Registry
 from model_registry.serving import NoServerError
-from ocr_api import admin, app, checks, migrations, offline, servers
+from ocr_api import admin, app, checks, listening, migrations, offline, servers
 from ocr_api.offline import NoFiles, forget
 from ocr_api.request import OcrOptions
 from ocr_api.selection import PageSelection
@@ -35,7 +34,6 @@ from ocr_api.settings import Settings, configs
 
 __all__ = ["NoFiles", "example_line", "forget", "main", "worker"]
 
-_BACKLOG = 2048
 _WORKER_SECONDS = 30
 """How long a worker may leave the parent's question unanswered before it is replaced."""
 
@@ -45,8 +43,10 @@ _Urls = dict[str, tuple[str, ...]]
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(app.own_version(), prog_name="recto")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Recto: self-hosted OCR. Settings are RECTO_* environment variables."""
+    context.obj = _storage_settings  # what the commands of `admin` need, when they run
 
 
 @main.command()
@@ -64,15 +64,11 @@ def main() -> None:
     help="API processes (PostgreSQL only).",
 )  # fmt: skip
 def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
-    """Serve the APIs over HTTP."""
-    if not _is_loopback(host):
-        _fail(
-            f"Refusing to listen on {host}: no API keys are configured, so anyone who reaches "
-            "the port could read every document. Listen on 127.0.0.1, behind a proxy that "
-            "checks who is calling."
-        )
+    """Serve the APIs over HTTP; on another address than loopback once there are API keys."""
     fleet, urls = _fleet(cards)
     settings, _ = _configuration(connect=True, engine_urls=urls)
+    if not _is_loopback(host) and (problems := checks.keys_problems(settings, host)):
+        _fail(*problems)
     if workers > 1 and async_url(settings.effective_database_url()).get_backend_name() == "sqlite":
         _fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
     # Listen before the database is opened: a second server must not touch it.
@@ -169,7 +165,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        listener.listen(listening.BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -181,27 +177,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _uvicorn_config(service: ASGIApp | str, **more: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        service,
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=30,
-        backlog=_BACKLOG,
-        **more,
-    )
-
-
 def _serve_here(settings: Settings, listener: socket.socket) -> bool:
     """Serve until a signal; return whether the service ever started."""
     try:
         service = app.create(settings)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror or error}.")
-    server = _Announcing(_uvicorn_config(service))
+    server = _Announcing(listening.configure(service, settings.header_seconds))
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -215,15 +197,18 @@ def _serve_here(settings: Settings, listener: socket.socket) -> bool:
 def _serve_in_processes(settings: Settings, listener: socket.socket, workers: int) -> bool:
     """Serve from several processes until a signal; return whether one of them ever started."""
     try:
-        # Here and once: processes that migrate side by side would hinder each other.
-        asyncio.run(_migrate(settings))
+        # Here and once, for one plain sentence instead of one from each process.
+        asyncio.run(_prepare(settings))
+    except migrations.WrongRevision as error:
+        _fail(f"RECTO_DATABASE_URL: {error}")
     except AppError as error:
         _fail(f"RECTO_DATABASE_URL: {error.message}")
     # For the workers, which read the settings by themselves.
     os.environ["RECTO_ENGINE_URLS"] = orjson.dumps(settings.engine_urls).decode()
     supervisor = _Workers(
-        _uvicorn_config(
+        listening.configure(
             "ocr_api.cli:worker",
+            settings.header_seconds,
             factory=True,
             workers=workers,
             timeout_worker_healthcheck=_WORKER_SECONDS,
@@ -234,10 +219,10 @@ def _serve_in_processes(settings: Settings, listener: socket.socket, workers: in
     return supervisor.announced
 
 
-async def _migrate(settings: Settings) -> None:
+async def _prepare(settings: Settings) -> None:
     database = Database(settings.effective_database_url())
     try:
-        await migrations.upgrade(database)
+        await migrations.prepare(database)
     finally:
         await database.close()
 
@@ -349,6 +334,15 @@ def _configuration(
         return checks.configuration(connect=connect, engine_urls=engine_urls)
     except checks.Misconfigured as error:
         _fail(*error.problems)
+
+
+def _storage_settings() -> Settings:
+    """Return the settings when those of the database are right; cards and routes do not matter."""
+    settings, problems = checks.read_settings()
+    problems = checks.unknown_variables(os.environ) + problems + checks.database_problems(settings)
+    if problems:
+        _fail(*problems)
+    return settings
 
 
 def _fail(*problems: str) -> NoReturn:

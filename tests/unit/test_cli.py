@@ -179,13 +179,6 @@ def test_read_refuses(document: Path, options: tuple[str, ...], message: str) ->
     assert (done.exit_code, message in done.stderr) == (1, True)
 
 
-def test_serve_stays_on_loopback_without_keys() -> None:
-    for host in ("0.0.0.0", "::", "example.com"):
-        done = recto("serve", "--host", host)
-        assert done.exit_code == 1
-        assert "no API keys are configured" in done.stderr
-
-
 @pytest.fixture
 def taken() -> Iterator[int]:
     """A port that something listens on."""
@@ -213,17 +206,17 @@ def test_more_workers_need_postgresql(document: Path) -> None:
     assert not (document.parent / "data").exists()
 
 
-def test_workers_are_processes_that_announce_themselves_once(tmp_path: Path) -> None:
-    """SQLite stands in for PostgreSQL, which is absent here; `serve` itself refuses it."""
-    code = (
-        "from ocr_api import checks, cli;"
-        "settings, _ = checks.read_settings();"
-        "cli._serve_in_processes(settings, cli._listen('127.0.0.1', 0), 2)"
-    )
+def test_workers_are_processes_that_announce_themselves_once(
+    tmp_path: Path, postgres_url: str
+) -> None:
     env = {**os.environ, "RECTO_DATA_DIR": str(tmp_path), "RECTO_LOG_LEVEL": "ERROR"}
+    env["RECTO_DATABASE_URL"] = postgres_url
+    command = [sys.executable, "-m", "ocr_api.cli"]
+    subprocess.run([*command, "db", "upgrade"], cwd=ROOT, env=env, check=True)
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE
-    )
+        [*command, "serve", "--workers", "2", "--port", "0"],
+        cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
     with process:
         assert process.stdout
         first = process.stdout.readline()

@@ -1,5 +1,9 @@
 """The Mistral and Nebul OCR API: `POST /v1/ocr` and `POST /v1/files/{id}/ocr`.
 
+A key needs the scope ``ocr``, and to read a stored file ``files:read``, too: what is read is
+what it says, so that a key for inline documents alone must not see the organisation's files. A
+signed link needs no more than ``ocr``: it is its own permission.
+
 Why one door: the two share a path and an answer, so the answer is the superset of both
 (design, decision 16).
 """
@@ -8,20 +12,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
-from files_api.callers import OcrCaller
+from files_api.accounts import Principal
+from files_api.callers import OcrCaller, acting_in_body, needs, require
 from files_api.kit import errors
 from files_api.kit.observe import request_id
 from files_api.kit.web import documented, door_route, until_gone
 from ocr_api.apis import Door, Services
 from ocr_api.apis.mistral.answer import Answer
-from ocr_api.apis.mistral.body import FileOcrBody, OcrBody, source_of, to_options
+from ocr_api.apis.mistral.body import (
+    FileOcrBody,
+    OcrBody,
+    organisations_of,
+    source_of,
+    to_options,
+)
 from ocr_api.apis.mistral.wire import OcrAnswer
-from ocr_api.request import FileSource, OcrRequest
+from ocr_api.request import FileSource, InlineSource, OcrRequest
+
+FileOcrCaller = Annotated[Principal, Depends(needs("ocr", "files:read"))]
 
 _COMMON = (
     errors.InvalidRequest,
@@ -80,28 +93,35 @@ class Mistral(Door):
         async def read_document(request: Request, caller: OcrCaller) -> Response:
             """Read a document that the request names or holds."""
             async with read(request, OcrBody) as body:
-                wanted = OcrRequest(source_of(body), body.model, to_options(body), request_id.get())
-                return await _read(services, request, caller, wanted)
+                who = await acting_in_body(request, caller, organisations_of(body))
+                source = source_of(body)
+                if isinstance(source, FileSource):
+                    require(who, "files:read")
+                wanted = OcrRequest(source, body.model, to_options(body), request_id.get())
+                return await _read(services, request, who, wanted)
 
         @router.post(
             "/v1/files/{file_id}/ocr",
             responses={**documented(*_COMMON), **_ANSWER},
             openapi_extra=_documented_body(FileOcrBody, required=False),
         )
-        async def read_file(file_id: str, request: Request, caller: OcrCaller) -> Response:
+        async def read_file(file_id: str, request: Request, caller: FileOcrCaller) -> Response:
             """Read an uploaded file; the body may be absent."""
             async with read(request, FileOcrBody, absent={}) as body:
+                who = await acting_in_body(request, caller, organisations_of(body))
                 source = FileSource(file_id, "file_id")
                 wanted = OcrRequest(source, body.model, to_options(body), request_id.get())
-                return await _read(services, request, caller, wanted)
+                return await _read(services, request, who, wanted)
 
         return router
 
 
 async def _read(
-    services: Services, request: Request, caller: OcrCaller, wanted: OcrRequest
+    services: Services, request: Request, caller: Principal, wanted: OcrRequest
 ) -> Response:
     """Read the document while its client waits; stop when the client leaves."""
+    if isinstance(wanted.source, InlineSource):
+        services.limits.take_document(caller, len(wanted.source.text))
 
     async def work() -> tuple[list[bytes], str, list[str]]:
         answer = Answer(wanted.options, services.max_answer_bytes)
@@ -109,6 +129,7 @@ async def _read(
             services.pipeline.open(wanted, caller) as run,
             aclosing(services.pipeline.pages(run)) as pages,
         ):
+            services.limits.take_pages(caller, len(run.indices))
             async for page in pages:
                 answer.add(page)
         return answer.pieces(run), run.choice.card.id, answer.warned(run)

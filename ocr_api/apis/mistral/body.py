@@ -72,6 +72,11 @@ class FileOcrBody(BaseModel):
     allow_partial: bool | None = Field(
         None, description="Answer with the pages that could be read; the others carry an error."
     )
+    org_id: Any = Field(
+        None,
+        description="The organisation, as in X-Org-Id; another than the key's needs a service key.",
+        json_schema_extra={"type": ["string", "null"]},
+    )
 
     @field_validator("document_annotation_format", "bbox_annotation_format")
     @classmethod
@@ -94,11 +99,23 @@ class OcrBody(FileOcrBody):
         None,
         description=(
             "{type: document_url, document_url}, {type: image_url, image_url}, "
-            "{type: file, file_id}, or {type: content, document_content}; type may be missing."
+            "{type: file, file_id}, or {type: content, document_content}; type may be missing, "
+            "and org_id may stand here, too."
         ),
         json_schema_extra={"type": "object"},
         examples=[{"type": "document_url", "document_url": "https://example.com/document.pdf"}],
     )
+
+
+def organisations_of(body: FileOcrBody) -> dict[str, object]:
+    """Return what stands where a body may name an organisation, by path; None where nothing does.
+
+    Nebul's clients put it beside the file's id.
+    """
+    named: dict[str, object] = {"org_id": body.org_id}
+    if isinstance(body, OcrBody) and isinstance(body.document, Mapping):
+        named["document.org_id"] = body.document.get("org_id")
+    return named
 
 
 def to_options(body: FileOcrBody) -> OcrOptions:
