@@ -2,10 +2,14 @@
 
 Why counters and not sums: two uploads that end together would both see room for one. The row is
 locked from the look to the end of the unit (PostgreSQL), or there is one writer (SQLite).
+
+Units that lock an organisation's row and rows of its own lock the organisation's first, of several
+organisations in the order of their ids; so no two units wait for each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import select, update
@@ -32,6 +36,14 @@ class Quota:
             self.max_files if own_files is None else own_files,
         )
 
+    async def lock(self, session: AsyncSession, org_ids: Collection[str]) -> None:
+        """Keep other units from storing or removing what these organisations have.
+
+        Needed where a unit touches rows of an organisation before it calls `take` or `give_back`.
+        """
+        rows = select(Organisation.id).where(Organisation.id.in_(org_ids)).order_by(Organisation.id)
+        await session.execute(rows.with_for_update(key_share=True))
+
     async def take(self, session: AsyncSession, org_id: str, size: int, files: int = 1) -> None:
         """Count what is about to be stored; call it in the unit that writes the row.
 
@@ -44,8 +56,9 @@ class Quota:
         Raises:
             QuotaExceeded: there is no room; roll the unit back.
         """
-        query = select(Organisation).where(Organisation.id == org_id).with_for_update()
-        query = query.execution_options(populate_existing=True)
+        query = select(Organisation).where(Organisation.id == org_id)
+        # FOR NO KEY UPDATE: rows that only refer to the organisation need not wait.
+        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
         row = (await session.execute(query)).scalar_one()
         self._check(row, size, files)
         await _add(session, org_id, size, files)

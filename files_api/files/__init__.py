@@ -6,31 +6,35 @@ the blob goes. So each row has its bytes, and what a crash leaves over is an uns
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from hashlib import sha256
-from logging import ERROR, WARNING
+from functools import partial
+from logging import WARNING
 
-from sqlalchemy import Select, delete
+from sqlalchemy import Select
 
 from files_api.accounts import Principal
-from files_api.blobs import BlobMissing, BlobStore
-from files_api.files import listing
+from files_api.blobs import BlobStore
+from files_api.files import listing, orphans, rows
+from files_api.files.contents import Contents
 from files_api.files.listing import Filters, Listing
+from files_api.files.receiving import Meter
 from files_api.files.records import (
     Download,
     FileRecord,
     Received,
     StoredFile,
     Visibility,
+    new_record,
     record_of,
+    row_of,
 )
-from files_api.kit import filenames, sniff
+from files_api.files.spare import Spare
+from files_api.idempotency import InUnit
 from files_api.kit.db import Database
-from files_api.kit.errors import AppError, FileNotFound, InvalidLink, LinkForbidden, TooLarge
-from files_api.kit.ids import check_id, new_id, seconds_of
+from files_api.kit.errors import AppError, FileNotFound, InvalidLink, LinkForbidden
+from files_api.kit.ids import check_id, new_id
 from files_api.kit.observe import log
 from files_api.kit.tasks import finished
 from files_api.links import Links
@@ -47,6 +51,7 @@ __all__ = [
     "Received",
     "StoredFile",
     "Visibility",
+    "new_record",
 ]
 
 DeleteHook = Callable[[Principal, str], Awaitable[None]]
@@ -68,33 +73,63 @@ class Files:
         quota: Quota,
         max_bytes: int,
         clock: Callable[[], float] = time.time,
+        spare: Spare | None = None,
     ) -> None:
+        """Take the parts; ``spare`` is room on the database's disk, for when that is full."""
         self.max_bytes = max_bytes
         self.on_delete: list[DeleteHook] = []
         """Called before a file goes; when one fails, the file stays. Add them before the service
         opens. To `get`, a file that has expired is gone already."""
         self._database = database
         self._blobs = blobs
+        self._contents = Contents(blobs)
         self._links = links
         self._quota = quota
         self._clock = clock
+        self._spare = spare or Spare(None)
 
-    async def receive(self, principal: Principal, chunks: AsyncIterator[bytes]) -> Received:
+    async def receive(
+        self, principal: Principal, chunks: AsyncIterator[bytes], most: int | None = None
+    ) -> Received:
         """Store bytes as they arrive, before all that is known about the file is.
 
+        Args:
+            principal: who uploads.
+            chunks: the bytes.
+            most: how many may come; None means ``max_bytes``.
+
         Raises:
-            TooLarge: more than ``max_bytes`` came; nothing is left.
+            TooLarge: more than ``most`` came; nothing is left.
             StorageFull: the blob store has no room; nothing is left.
         """
-        file_id = new_id()
+        file_id, began = new_id(), self._clock()
         key = f"{principal.org_id}/{file_id[-2:]}/{file_id}"
-        meter = _Meter(self.max_bytes)
+        meter = Meter(self.max_bytes if most is None else most)
         await self._blobs.put(key, meter.pass_through(chunks))
-        return Received(file_id, key, meter.size, meter.sha256(), sniff.guess(meter.head))
+        return Received(file_id, key, meter.size, meter.sha256(), meter.media_type(), began)
+
+    async def measure(self, _principal: Principal, chunks: AsyncIterator[bytes]) -> Received:
+        """Take bytes as `receive` does and store nothing, where a request comes a second time.
+
+        Raises:
+            TooLarge: as `receive`.
+        """
+        meter = Meter(self.max_bytes)
+        async for _ in meter.pass_through(chunks):
+            pass
+        return Received(new_id(), "", meter.size, meter.sha256(), meter.media_type())
+
+    async def check_room(self, principal: Principal, size: int = 1) -> None:
+        """Look whether a file of ``size`` bytes has room, before its bytes come.
+
+        Raises:
+            QuotaExceeded: it has none; there may be none left in the end all the same.
+        """
+        await self._quota.check(self._database, principal, size)
 
     async def discard(self, received: Received) -> None:
         """Remove received bytes that will not be kept; a failure is logged, not raised."""
-        await asyncio.shield(self._delete_blob(received.id, received.blob_key))
+        await finished(self._contents.delete(received.id, received.blob_key))
 
     async def keep(
         self,
@@ -104,8 +139,9 @@ class Files:
         purpose: str,
         visibility: Visibility = "workspace",
         expires_in: int | None = None,
+        within: InUnit | None = None,
     ) -> FileRecord:
-        """Make received bytes a file.
+        """Make received bytes a file, and count it; when that fails, the bytes are removed.
 
         Args:
             principal: who uploads.
@@ -114,27 +150,23 @@ class Files:
             purpose: what the file is for.
             visibility: kept and shown; both mean the organisation while keys have no users.
             expires_in: seconds until the file vanishes, or None for never.
+            within: what belongs to the file and must happen with it or not at all. It is called
+                before the file is counted, so that it may give back what was counted before.
 
         Raises:
-            StorageFull: the database has no room; the bytes are removed.
+            QuotaExceeded: the organisation has no room.
+            BodyTimeout: the bytes came so slowly that they were swept.
+            StorageFull: the database has no room.
         """
-        created = seconds_of(received.id)
-        row = Row(
-            id=received.id,
-            org_id=principal.org_id,
-            filename=filenames.clean(filename),
-            media_type=received.media_type,
-            purpose=purpose,
-            bytes=received.bytes,
-            sha256=received.sha256,
-            blob_key=received.blob_key,
-            visibility=visibility,
-            created_at=created,
-            expires_at=None if expires_in is None else created + expires_in,
-            key_id=principal.key_id,
-        )
-        record = record_of(row)
-        await finished(self._insert(row, received))
+        try:
+            record = new_record(
+                principal.org_id, received, filename, purpose, visibility, expires_in
+            )
+            row = row_of(record, principal.key_id)
+        except BaseException:
+            await self.discard(received)
+            raise
+        await finished(self._insert(row, received, within))
         return record
 
     async def get(self, principal: Principal, file_id: str) -> FileRecord:
@@ -193,24 +225,35 @@ class Files:
         return await listing.fetch(self._database, wanted, page_size, matching if count else None)
 
     async def read(self, principal: Principal, file_id: str) -> Download:
-        """Return a file with its bytes, of which the first chunk is read already.
+        """Return a file to be downloaded.
 
         Raises:
             InvalidFileId, FileNotFound: as `get`.
         """
-        record = await self.get(principal, file_id)
-        stream = self._blobs.read(record.blob_key)
-        try:
-            first = await anext(stream, b"")
-        except BlobMissing:
-            raise self._lost(record) from None
+        return Download(await self.get(principal, file_id))
 
-        async def chunks() -> AsyncIterator[bytes]:
-            yield first
-            async for chunk in stream:
-                yield chunk
+    async def content(
+        self, download: Download, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Return a download's bytes from ``start`` to before ``stop``; the first are read already.
 
-        return Download(record, chunks())
+        Raises:
+            FileNotFound: the bytes are gone.
+        """
+        return await self._contents.stream(download.record, start, stop)
+
+    async def presign(self, download: Download) -> str | None:
+        """Return the store's own link to what a signed link of ours led to, for as long as that.
+
+        None where the store has no links of its own, or no link led here.
+        """
+        if download.link is None:
+            return None
+        left = int(int(download.link.exp) - self._clock())
+        record = download.record
+        return await self._blobs.presign(
+            record.blob_key, max(1, left), filename=record.filename, media_type=record.media_type
+        )
 
     async def read_link(self, url: str) -> Download:
         """Return the file that a signed link leads to; the link is all the caller needs.
@@ -223,7 +266,7 @@ class Files:
         if link is None:
             raise LinkForbidden
         self._links.verify(link, self._clock())
-        return await self.read(Principal(link.org), link.file_id)
+        return Download(await self.get(Principal(link.org), link.file_id), link)
 
     @asynccontextmanager
     async def open_file(self, principal: Principal, file_id: str) -> AsyncIterator[StoredFile]:
@@ -233,13 +276,8 @@ class Files:
             InvalidFileId, FileNotFound: as `get`.
         """
         record = await self.get(principal, file_id)
-        try:
-            async with self._blobs.local(record.blob_key) as path:
-                yield StoredFile(
-                    path, record.bytes, record.filename, record.media_type, record.sha256
-                )
-        except BlobMissing:
-            raise self._lost(record) from None
+        async with self._contents.local(record) as path:
+            yield StoredFile(path, record.bytes, record.filename, record.media_type, record.sha256)
 
     @asynccontextmanager
     async def open_link(self, url: str) -> AsyncIterator[StoredFile | None]:
@@ -280,47 +318,53 @@ class Files:
             InvalidFileId, FileNotFound: as `get`.
         """
         record = await self.get(principal, file_id)
-        for hook in self.on_delete:
-            await hook(principal, record.id)
-        if not await finished(self._remove([record])):
+
+        async def go() -> int:
+            for hook in self.on_delete:
+                await hook(principal, record.id)
+            return await self._remove([record])
+
+        if not await self._spare.run(go):
             raise FileNotFound  # somebody else deleted it meanwhile
         return record.id
 
     async def expire(self, batch: int = 100) -> int:
-        """Delete the files whose time has passed, as `delete` does; return how many.
+        """Delete the files whose time has passed, ``batch`` in a unit; return how many.
 
-        A file whose hook fails stays, hidden, until the next call.
-
-        Args:
-            batch: how many files one transaction deletes at most.
+        As `delete` does it; a file whose hook fails stays, hidden, until the next call.
         """
+        await self._spare.keep()
         count, place = 0, ""
         while records := await self._expired(place, batch):
             ready = [record for record in records if await self._let_go(record)]
-            count += await finished(self._remove(ready))
+            count += await self._spare.run(partial(self._remove, ready))
             place = records[-1].id
         return count
 
     async def sweep_orphans(self) -> int:
-        """Remove blobs that no row knows; return how many."""
-        return 0
+        """Remove blobs that no row knows and that are older than an hour; return how many.
 
-    async def _insert(self, row: Row, received: Received) -> None:
+        Raises:
+            StorageUnavailable, StorageFull: something failed; nothing more is removed then.
+        """
+        return await orphans.sweep(self._database, self._blobs, self._quota, self._clock)
+
+    async def _insert(self, row: Row, received: Received, within: InUnit | None) -> None:
         """Write the row; remove the blob when the row is known not to be there."""
+
+        async def ready() -> None:
+            # The sweep may have taken it for an orphan; it looks under the same lock as this.
+            if self._clock() >= received.began + orphans.GRACE_SECONDS / 2:
+                await self._contents.check(received.blob_key)
+
         try:
-            async with self._database.unit() as session:
-                session.add(row)
+            await rows.insert(self._database, self._quota, row, ready, within)
+        except rows.UnsureError as unsure:
+            # The commit may have gone through: an unseen blob is better than a lost file.
+            log(__name__, "blob_left", level=WARNING, file_id=received.id)
+            raise unsure.__cause__ or unsure from None
         except Exception:
-            try:
-                async with self._database.read() as session:
-                    there = await session.get(Row, received.id)
-            except AppError:
-                # The commit may have gone through: an unseen blob is better than a lost file.
-                log(__name__, "blob_left", level=WARNING, file_id=received.id)
-            else:
-                if there:
-                    return
-                await self._delete_blob(received.id, received.blob_key)
+            await self._contents.delete(received.id, received.blob_key)
             raise
 
     async def _expired(self, place: str, limit: int) -> list[FileRecord]:
@@ -339,48 +383,16 @@ class Files:
         return True
 
     async def _remove(self, records: Sequence[FileRecord]) -> int:
-        """Delete rows in one transaction, then their blobs; return how many were still there."""
-        gone = delete(Row).where(Row.id.in_([record.id for record in records])).returning(Row.id)
-        async with self._database.unit() as session:
-            removed = set((await session.execute(gone)).scalars())
-        for record in records:
-            if record.id in removed:
-                await self._delete_blob(record.id, record.blob_key)
-        return len(removed)
+        """Delete rows in one unit, then their blobs; return how many were still there."""
 
-    async def _delete_blob(self, file_id: str, key: str) -> None:
-        try:
-            await self._blobs.delete(key)
-        except AppError as error:
-            log(__name__, "blob_left", level=WARNING, file_id=file_id, code=error.code)
+        async def remove() -> int:
+            removed = await rows.remove(self._database, self._quota, records)
+            for record in records:
+                if record.id in removed:
+                    await self._contents.delete(record.id, record.blob_key)
+            return len(removed)
+
+        return await finished(remove())
 
     def _visible(self, principal: Principal) -> Select[Row]:
         return listing.visible(principal, self._clock())
-
-    def _lost(self, record: FileRecord) -> FileNotFound:
-        """Return the error for a row without bytes: deleted this moment, or truly lost."""
-        log(__name__, "blob_missing", level=ERROR, file_id=record.id)
-        return FileNotFound()
-
-
-class _Meter:
-    """Counts and hashes bytes that pass, and keeps the head."""
-
-    def __init__(self, most: int) -> None:
-        self.size = 0
-        self.head = b""
-        self._most = most
-        self._hash = sha256()
-
-    async def pass_through(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for chunk in chunks:
-            self.size += len(chunk)
-            if self.size > self._most:
-                raise TooLarge(f"The file is larger than {self._most} bytes.", param="file")
-            if len(self.head) < sniff.HEAD_BYTES:
-                self.head += chunk[: sniff.HEAD_BYTES - len(self.head)]
-            self._hash.update(chunk)
-            yield chunk
-
-    def sha256(self) -> str:
-        return self._hash.hexdigest()

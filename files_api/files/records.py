@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from files_api.kit import filenames
+from files_api.kit.ids import seconds_of
+from files_api.links import ParsedLink
 from files_api.tables import StoredFileRow
 
 Visibility = Literal["workspace", "user"]
@@ -45,9 +47,14 @@ class Received:
 
     id: str
     blob_key: str
+    """Empty when the bytes were only measured."""
     bytes: int
     sha256: str
+    """Of the content, in hexadecimal."""
     media_type: str
+    """Sniffed from the content."""
+    began: float = 0.0
+    """When the first byte was awaited, in unix seconds; 0 when nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +73,54 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file and its bytes."""
+    """A file that somebody was let in to read."""
 
     record: FileRecord
-    chunks: AsyncIterator[bytes]
+    link: ParsedLink | None = field(default=None, repr=False)
+    """The signed link that let them in."""
+
+
+def new_record(
+    org_id: str,
+    received: Received,
+    filename: str,
+    purpose: str,
+    visibility: Visibility = "workspace",
+    expires_in: int | None = None,
+) -> FileRecord:
+    """Return the record of a file to be made of received bytes; pure, see `Files.keep`."""
+    created = seconds_of(received.id)
+    return FileRecord(
+        id=received.id,
+        org_id=org_id,
+        filename=filenames.clean(filename),
+        media_type=received.media_type,
+        purpose=purpose,
+        bytes=received.bytes,
+        sha256=received.sha256,
+        visibility=visibility,
+        created_at=created,
+        expires_at=None if expires_in is None else created + expires_in,
+        blob_key=received.blob_key,
+    )
+
+
+def row_of(record: FileRecord, key_id: str | None) -> StoredFileRow:
+    """Return the row of a record; ``key_id`` is the API key that uploaded the file."""
+    return StoredFileRow(
+        id=record.id,
+        org_id=record.org_id,
+        filename=record.filename,
+        media_type=record.media_type,
+        purpose=record.purpose,
+        bytes=record.bytes,
+        sha256=record.sha256,
+        blob_key=record.blob_key,
+        visibility=record.visibility,
+        created_at=record.created_at,
+        expires_at=record.expires_at,
+        key_id=key_id,
+    )
 
 
 def record_of(row: StoredFileRow) -> FileRecord:

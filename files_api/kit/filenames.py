@@ -21,18 +21,17 @@ _ATTRIBUTE_CHARACTERS = "!#$&+^`|"
 
 def clean(name: str) -> str:
     """Return a name to keep: NFC, without folders, control and direction marks, not too long."""
-    name = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
     name = "".join(
         letter
-        for letter in name
+        for letter in re.split(r"[/\\]", name)[-1]
         if unicodedata.category(letter) not in _UNWANTED and letter not in _DIRECTION
-    ).strip()
-    if not name.strip("."):
-        return DEFAULT
-    if len(name) <= MAX_CHARACTERS:
-        return name
-    suffix = PurePosixPath(name).suffix[:16]
-    return name[: MAX_CHARACTERS - len(suffix)] + suffix
+    )
+    # After that, because a mark that goes may have stood between a letter and its accent.
+    name = unicodedata.normalize("NFC", name).strip()
+    if len(name) > MAX_CHARACTERS:
+        suffix = PurePosixPath(name).suffix[:16]
+        name = (name[: MAX_CHARACTERS - len(suffix)] + suffix).strip()
+    return name if name.strip(".") else DEFAULT
 
 
 def attachment(name: str) -> str:

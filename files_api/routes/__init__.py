@@ -7,27 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from files_api.callers import FilesReader, FilesWriter, needs
-from files_api.files import Download, Files, Listing
+from files_api.files import Files, Listing
 from files_api.kit.errors import (
+    AppError,
+    BodyTimeout,
     FileNotFound,
     InvalidFileId,
     InvalidRequest,
     LinkForbidden,
+    Overloaded,
+    QuotaExceeded,
+    RangeUnsatisfiable,
+    RateLimited,
     StorageFull,
     StorageUnavailable,
     TooLarge,
     ValidationFailed,
 )
-from files_api.kit.filenames import attachment
 from files_api.kit.web import documented, door_route
 from files_api.links import DEFAULT_HOURS, MAX_HOURS, QUERY_KEYS
-from files_api.routes import upload
+from files_api.routes import download, idempotent, upload, uploads
 from files_api.routes.wire import (
     DeletedFile,
     FileList,
@@ -39,6 +44,25 @@ from files_api.routes.wire import (
 )
 
 _ONE_FILE = (InvalidFileId, FileNotFound, StorageUnavailable)
+_UPLOADING: list[type[AppError]] = [
+    InvalidRequest,
+    QuotaExceeded,
+    BodyTimeout,
+    TooLarge,
+    ValidationFailed,
+    RateLimited,
+    Overloaded,
+    StorageUnavailable,
+    StorageFull,
+    *idempotent.ERRORS,
+]
+_OCTETS = {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The bytes; with a signed link under the file's own type.", **_OCTETS},
+    206: {"description": "The range of bytes that was asked for.", **_OCTETS},
+    304: {"description": "The client has this content: `If-None-Match` names its `ETag`."},
+    307: {"description": "The store's own link to the bytes, where the server is set up so."},
+}
 FileId = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
 """Checked by `Files`, not by the framework: a bad one is our 400, as clients know it."""
 Hours = Annotated[int, Query(ge=1, le=MAX_HOURS, description="Hours until the link expires.")]
@@ -51,10 +75,9 @@ def router() -> APIRouter:
         "/v1/files",
         upload_file,
         methods=["POST"],
-        openapi_extra=upload.REQUEST_BODY,
-        responses=documented(
-            InvalidRequest, TooLarge, ValidationFailed, StorageUnavailable, StorageFull
-        ),
+        response_model=FileObject,
+        openapi_extra=upload.REQUEST,
+        responses=documented(*_UPLOADING),
     )
     routes.add_api_route(
         "/v1/files",
@@ -76,13 +99,10 @@ def router() -> APIRouter:
         download_file,
         methods=["GET"],
         response_class=StreamingResponse,
-        responses={
-            **documented(*_ONE_FILE, LinkForbidden),
-            200: {
-                "description": "The file's bytes; with a signed link under its own media type.",
-                "content": {"application/octet-stream": {"schema": {"type": "string"}}},
-            },
-        },
+        responses={**documented(*_ONE_FILE, LinkForbidden, RangeUnsatisfiable), **_CONTENT},
+    )
+    routes.add_api_route(
+        "/v1/files/{file_id}/content", head_file, methods=["HEAD"], include_in_schema=False
     )
     routes.add_api_route(
         "/v1/files/{file_id}/url",
@@ -90,15 +110,13 @@ def router() -> APIRouter:
         methods=["GET"],
         responses=documented(InvalidRequest, *_ONE_FILE, ValidationFailed),
     )
+    routes.include_router(uploads.router())
     return routes
 
 
-async def upload_file(request: Request, who: FilesWriter) -> FileObject:
+async def upload_file(request: Request, who: FilesWriter) -> Response:
     """Upload a file; the parts of the form may come in any order."""
-    record = await upload.receive(request, who, _files(request))
-    # Nebul's documentation promises `complete` here; OpenAI's clients poll for `processed`.
-    for_ocr = record.purpose == upload.DEFAULT_PURPOSE
-    return file_object(record, "complete" if for_ocr else "processed")
+    return await upload.receive(request, who)
 
 
 async def list_files(
@@ -139,19 +157,24 @@ async def delete_file(request: Request, who: FilesWriter, file_id: FileId) -> De
         return DeletedFile(id=await _files(request).delete(who, file_id))
 
 
-async def download_file(request: Request, file_id: FileId) -> StreamingResponse:
+async def download_file(request: Request, file_id: FileId) -> Response:
     """Return a file's bytes, to its owner or to who has a signed link."""
-    if QUERY_KEYS.isdisjoint(request.query_params):
-        who = await needs("files:read")(request)
-        with _naming_the_id():
-            download = await _files(request).read(who, file_id)
-        # The Mistral SDKs refuse any other type here, whatever the file is.
-        return _answer(download, "application/octet-stream")
-    # Without the host: the signature alone proves a link, and a Host header may be anything.
-    query = request.scope["query_string"].decode("latin-1")
     with _naming_the_id():
-        download = await _files(request).read_link(f"{request.scope['path']}?{query}")
-    return _answer(download, download.record.media_type)
+        if QUERY_KEYS.isdisjoint(request.query_params):
+            who = await needs("files:read")(request)
+            found = await _files(request).read(who, file_id)
+        else:
+            # Without the host: the signature alone proves a link; a Host header may be anything.
+            query = request.scope["query_string"].decode("latin-1")
+            found = await _files(request).read_link(f"{request.scope['path']}?{query}")
+        return await download.answer(request, _files(request), found)
+
+
+async def head_file(request: Request, who: FilesReader, file_id: FileId) -> Response:
+    """Return the headers of a download; a signed link is for GET alone."""
+    with _naming_the_id():
+        found = await _files(request).read(who, file_id)
+        return await download.answer(request, _files(request), found)
 
 
 async def sign_url(
@@ -180,19 +203,3 @@ def _naming_the_id() -> Iterator[None]:
 def _files(request: Request) -> Files:
     files: Files = request.app.state.files
     return files
-
-
-def _answer(download: Download, media_type: str) -> StreamingResponse:
-    headers = {
-        "Content-Length": str(download.record.bytes),
-        "Content-Disposition": attachment(download.record.filename),
-        # A file is never a page of ours: browsers neither guess its type nor run what is in it.
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "sandbox",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "private, no-store",
-    }
-    response = StreamingResponse(download.chunks, headers=headers)
-    # Set here because Starlette would add a charset to text types.
-    response.headers["Content-Type"] = media_type
-    return response

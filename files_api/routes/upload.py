@@ -1,4 +1,8 @@
-"""An upload form as it arrives: the file goes to the store while the body is still coming."""
+"""An upload form as it arrives: the file goes to the store while the body is still coming.
+
+A form with an ``Idempotency-Key`` that was answered before is read to its end all the same, to
+see that it asks for the same, but its file goes nowhere.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,18 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from files_api.accounts import Principal
-from files_api.files import FileRecord, Files, Received, Visibility
+from files_api.files import FileRecord, Files, Received, Visibility, new_record
+from files_api.idempotency import Claim, fingerprint
 from files_api.kit.bodies import ClientGoneError
 from files_api.kit.errors import InvalidRequest, TooLarge, ValidationFailed
 from files_api.kit.multipart import Event, Field, FileData, FileEnd, FileStart, parts
+from files_api.limits import Limits
+from files_api.routes import idempotent
+from files_api.routes.wire import FileObject, file_object
 
 DEFAULT_PURPOSE = "ocr"
 # Room for the other fields and the form's own lines beside the file.
@@ -24,8 +32,11 @@ _MOST_HOURS = 10 * 366 * 24
 _FEWEST_SECONDS, _MOST_SECONDS = 3600, 2_592_000
 _PURPOSE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NUMBER = re.compile(r"[0-9]{1,12}")
+_AFTER = "expires_after"
+_ANCHOR, _SECONDS = f"{_AFTER}[anchor]", f"{_AFTER}[seconds]"
 
-REQUEST_BODY: dict[str, Any] = {
+REQUEST: dict[str, Any] = {
+    "parameters": [idempotent.PARAMETER],
     "requestBody": {
         "required": True,
         "content": {
@@ -48,10 +59,11 @@ REQUEST_BODY: dict[str, Any] = {
                             "type": "integer",
                             "minimum": 1,
                             "maximum": _MOST_HOURS,
-                            "description": "Hours until the file is deleted (Mistral).",
+                            "description": "Hours until the file is deleted (Mistral). With "
+                            "`expires_after` too, the earlier end counts.",
                         },
-                        "expires_after[anchor]": {"const": "created_at"},
-                        "expires_after[seconds]": {
+                        _ANCHOR: {"const": "created_at"},
+                        _SECONDS: {
                             "type": "integer",
                             "minimum": _FEWEST_SECONDS,
                             "maximum": _MOST_SECONDS,
@@ -61,27 +73,45 @@ REQUEST_BODY: dict[str, Any] = {
                 }
             }
         },
-    }
+    },
 }
-"""What OpenAPI says about the form, which FastAPI does not read itself."""
+"""What OpenAPI says about the request, which FastAPI does not read itself."""
 
 
-async def receive(request: Request, principal: Principal, files: Files) -> FileRecord:
-    """Read an upload form and keep its file.
+async def receive(request: Request, principal: Principal) -> Response:
+    """Read an upload form, keep its file, and answer it.
 
     Raises:
         InvalidRequest: the body is no proper form, or holds two files.
         ValidationFailed: the file is missing or a field has a bad value.
         TooLarge: the file or the whole form is too large.
+        QuotaExceeded: the organisation has no room for the file.
+        RateLimited, Overloaded: too many bytes, or too many uploads at once.
+        BodyTimeout: the body stopped coming.
+        IdempotencyKeyBusy, IdempotencyKeyReused: as `idempotent.claimed` and `repeated`.
         ClientGoneError: the client left before the end.
     """
-    form = _Form(principal, files)
+    limits: Limits = request.app.state.limits
+    with limits.uploading(principal):
+        async with idempotent.claimed(request, principal) as claim:
+            return await _receive(request, principal, claim)
+
+
+async def _receive(request: Request, principal: Principal, claim: Claim | None) -> Response:
+    files: Files = request.app.state.files
+    most = files.max_bytes + _ENVELOPE_BYTES
+    declared = _declared(request)
+    if declared > most:
+        raise TooLarge(param="file")
+    if claim is None or claim.answer is None:
+        await files.check_room(principal, max(1, declared - _ENVELOPE_BYTES))
+    form = _Form(principal, files, claim)
     try:
-        body = _limited(request, files.max_bytes + _ENVELOPE_BYTES)
+        body = _counted(request, principal, most, claim)
         async with aclosing(parts(body, request.headers.get("content-type", ""))) as events:
             async for event in events:
                 await form.take(event, events)
-        return await form.keep()
+        return await form.answer()
     except BaseException:
         await form.discard()
         raise
@@ -90,14 +120,16 @@ async def receive(request: Request, principal: Principal, files: Files) -> FileR
 class _Form:
     """What has come of the form so far."""
 
-    def __init__(self, principal: Principal, files: Files) -> None:
+    def __init__(self, principal: Principal, files: Files, claim: Claim | None) -> None:
         self._principal = principal
         self._files = files
+        self._claim = claim
         self._received: Received | None = None
         self._filename = ""
         self._purpose = DEFAULT_PURPOSE
         self._visibility: Visibility = "workspace"
-        self._lifetimes: list[int] = []
+        self._lifetimes: dict[str, int] = {}
+        self._anchor = ""
 
     async def take(self, event: Event, events: AsyncIterator[Event]) -> None:
         """Take a field, or a file with all the events that belong to it."""
@@ -107,25 +139,32 @@ class _Form:
             if self._received:
                 raise InvalidRequest("The form has two files; send one.", param="file")
             self._filename = event.filename
-            self._received = await self._files.receive(self._principal, _file_bytes(events))
+            known = self._claim and self._claim.answer is not None
+            take = self._files.measure if known else self._files.receive
+            self._received = await take(self._principal, _file_bytes(events))
 
-    async def keep(self) -> FileRecord:
-        """Make the form's file a file."""
+    async def answer(self) -> Response:
+        """Make the form's file a file, unless that was done before; return the answer."""
         if self._received is None:
             raise ValidationFailed("file: the form has no file.", param="file")
+        if self._anchor and not self._lifetimes.get(_SECONDS):
+            raise ValidationFailed(f"{_SECONDS}: missing.", param=_SECONDS)
+        expires_in = min(self._lifetimes.values(), default=None)
+        facts = (self._filename, self._purpose, self._visibility, expires_in)
+        record = new_record(self._principal.org_id, self._received, *facts)
+        answer, within = idempotent.json_text(_file_object(record)), None
+        if self._claim:
+            asked = fingerprint(record.sha256, *facts)
+            if self._claim.answer is not None:
+                return idempotent.repeated(self._claim, asked)
+            within = self._claim.finish(asked, answer)
         received, self._received = self._received, None
-        return await self._files.keep(
-            self._principal,
-            received,
-            self._filename,
-            self._purpose,
-            self._visibility,
-            min(self._lifetimes, default=None),
-        )
+        await self._files.keep(self._principal, received, *facts, within=within)
+        return idempotent.json_response(answer)
 
     async def discard(self) -> None:
         """Remove a file that came and will not be kept."""
-        if self._received:
+        if self._received and self._received.blob_key:
             await self._files.discard(self._received)
 
     def _take_field(self, name: str, value: str) -> None:
@@ -133,30 +172,47 @@ class _Form:
             raise InvalidRequest("The part `file` has no filename.", param="file")
         if name == "purpose":
             if not _PURPOSE.fullmatch(value):
-                raise ValidationFailed("purpose: not a known purpose.", param=name)
+                raise ValidationFailed(
+                    "purpose: must be 1 to 64 letters, digits, `-` and `_`.", param=name
+                )
             self._purpose = value
         elif name == "visibility":
             self._visibility = cast(Visibility, _one_of(name, value, "workspace", "user"))
         elif name == "expiry":
-            self._lifetimes.append(_number(name, value, 1, _MOST_HOURS) * _HOUR)
-        elif name == "expires_after[anchor]":
-            _one_of(name, value, "created_at")
-        elif name == "expires_after[seconds]":
-            self._lifetimes.append(_number(name, value, _FEWEST_SECONDS, _MOST_SECONDS))
+            self._lifetimes[name] = _number(name, value, 1, _MOST_HOURS) * _HOUR
+        elif name == _ANCHOR:
+            self._anchor = _one_of(name, value, "created_at")
+        elif name == _SECONDS:
+            self._lifetimes[name] = _number(name, value, _FEWEST_SECONDS, _MOST_SECONDS)
+        elif name == _AFTER:
+            raise ValidationFailed(f"{name}: send the fields {_ANCHOR} and {_SECONDS}.", param=name)
 
 
-async def _limited(request: Request, most: int) -> AsyncIterator[bytes]:
-    """Yield the body; what the client declares is only a reason to refuse it sooner."""
+def _file_object(record: FileRecord) -> FileObject:
+    # Nebul's documentation promises `complete` here; OpenAI's clients poll for `processed`.
+    return file_object(record, "complete" if record.purpose == DEFAULT_PURPOSE else "processed")
+
+
+def _declared(request: Request) -> int:
+    """Return the length that the client declares, or 0: only a reason to refuse it sooner."""
     declared = request.headers.get("content-length", "")
-    size = int(declared) if _NUMBER.fullmatch(declared) else 0
-    if size > most:
-        raise TooLarge(param="file")
+    return int(declared) if _NUMBER.fullmatch(declared) else 0
+
+
+async def _counted(
+    request: Request, principal: Principal, most: int, claim: Claim | None
+) -> AsyncIterator[bytes]:
+    """Yield the body, within the limits; keep the claim alive as it comes."""
+    limits: Limits = request.app.state.limits
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > most:
                 raise TooLarge(param="file")
+            limits.take_bytes(principal, len(chunk))
+            if claim:
+                await claim.renew()
             yield chunk
     except ClientDisconnect:
         raise ClientGoneError from None

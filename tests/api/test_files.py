@@ -9,7 +9,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -137,6 +137,34 @@ async def test_expiry_the_openai_way(client: httpx.AsyncClient) -> None:
     assert body["expires_at"] == body["created_at"] + 3600
 
 
+async def test_of_two_expiries_the_earlier_counts(client: httpx.AsyncClient) -> None:
+    for hours, seconds, lives in (("1", "7200", 3600), ("3", "7200", 7200)):
+        body = await send(client, expiry=hours, **{"expires_after[seconds]": seconds})
+        assert body["expires_at"] == body["created_at"] + lives
+
+
+async def test_half_an_expiry_is_refused(client: httpx.AsyncClient, service: FilesService) -> None:
+    """A known field is never dropped silently."""
+    answer = await client.post(
+        "/v1/files",
+        files={"file": ("a.pdf", PDF)},
+        data={"expires_after[anchor]": "created_at"},
+    )
+    check_error(answer, 422, "validation_error")
+    assert answer.json()["param"] == "expires_after[seconds]"
+    assert left_over(service) == []
+
+
+@pytest.mark.parametrize("purpose", ["assistants", "vision", "user_data", "evals", "x_y-Z9"])
+async def test_purposes_are_an_open_list(client: httpx.AsyncClient, purpose: str) -> None:
+    body = await send(client, purpose=purpose)
+    assert (body["purpose"], body["status"], body["sample_type"]) == (
+        purpose,
+        "processed",
+        "ocr_input",
+    )
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -151,6 +179,7 @@ async def test_expiry_the_openai_way(client: httpx.AsyncClient) -> None:
         ("expires_after[seconds]", "3599"),
         ("expires_after[seconds]", "2592001"),
         ("expires_after[anchor]", "now"),
+        ("expires_after", '{"anchor": "created_at", "seconds": 3600}'),
     ],
 )
 @pytest.mark.parametrize("file_first", [True, False])
@@ -288,6 +317,144 @@ async def test_content_the_owners_way(client: httpx.AsyncClient) -> None:
     assert answer.headers["content-disposition"] == (
         "attachment; filename=\"na_ve '_'.pdf\"; filename*=UTF-8''na%C3%AFve%20%27%E2%82%AC%27.pdf"
     )
+
+
+SAFE = {
+    "accept-ranges": "bytes",
+    "etag": f'"{hashlib.sha256(PDF).hexdigest()}"',
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "sandbox",
+    "referrer-policy": "no-referrer",
+}
+
+
+def check_safe(answer: httpx.Response) -> None:
+    """Headers that every answer with a file has."""
+    assert {name: answer.headers.get(name) for name in SAFE} == SAFE
+    assert answer.headers["content-disposition"].startswith("attachment;")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+async def test_ranges(client: httpx.AsyncClient, signed: bool) -> None:
+    """What download managers and PDF viewers ask for."""
+    url = f"/v1/files/{(await send(client))['id']}"
+    url = (await client.get(f"{url}/url")).json()["url"] if signed else f"{url}/content"
+    size = len(PDF)
+    for asked, first, last in (
+        ("bytes=0-0", 0, 0),
+        ("bytes=5-99", 5, 99),
+        (f"bytes={size - 3}-", size - 3, size - 1),
+        ("bytes=-10", size - 10, size - 1),
+        ("bytes=100-999999", 100, size - 1),
+    ):
+        answer = await client.get(url, headers={"Range": asked})
+        assert answer.status_code == 206, asked
+        assert answer.content == PDF[first : last + 1]
+        assert answer.headers["content-range"] == f"bytes {first}-{last}/{size}"
+        assert answer.headers["content-length"] == str(last - first + 1)
+        kind = "application/pdf" if signed else "application/octet-stream"
+        assert answer.headers["content-type"] == kind
+        check_safe(answer)
+    for asked in ("bytes=0-1,5-6", "bytes=x", "lines=1-2", "bytes=5-2"):
+        answer = await client.get(url, headers={"Range": asked})
+        assert (answer.status_code, answer.content) == (200, PDF), asked
+        assert "content-range" not in answer.headers
+        check_safe(answer)
+    for asked in (f"bytes={size}-", "bytes=-0"):
+        answer = await client.get(url, headers={"Range": asked})
+        check_error(answer, 416, "range_not_satisfiable")
+        assert answer.headers["content-range"] == f"bytes */{size}"
+
+
+async def test_a_download_is_resumed_only_in_the_same_content(client: httpx.AsyncClient) -> None:
+    url = f"/v1/files/{(await send(client))['id']}/content"
+    tag = (await client.get(url)).headers["etag"]
+    for condition, status in ((tag, 206), ('"other"', 200), (f"W/{tag}", 200)):
+        headers = {"Range": "bytes=1-", "If-Range": condition}
+        answer = await client.get(url, headers=headers)
+        assert answer.status_code == status
+        assert answer.content == PDF[1 if status == 206 else 0 :]
+
+
+async def test_a_content_that_the_client_has_is_not_sent_again(client: httpx.AsyncClient) -> None:
+    body = await send(client)
+    url = f"/v1/files/{body['id']}/content"
+    for tags in (SAFE["etag"], f'"a", W/{SAFE["etag"]}', "*"):
+        answer = await client.get(url, headers={"If-None-Match": tags, "Range": "bytes=0-1"})
+        assert (answer.status_code, answer.content) == (304, b"")
+        check_safe(answer)
+    assert (await client.get(url, headers={"If-None-Match": '"a"'})).status_code == 200
+    await client.delete(f"/v1/files/{body['id']}")
+    gone = await client.get(url, headers={"If-None-Match": SAFE["etag"]})
+    check_error(gone, 404, "file_not_found")
+
+
+async def test_head_is_a_download_without_bytes(client: httpx.AsyncClient) -> None:
+    body = await send(client)
+    url = f"/v1/files/{body['id']}/content"
+    answer = await client.head(url, headers={"Range": "bytes=0-1"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == str(len(PDF))
+    assert answer.headers["content-type"] == "application/octet-stream"
+    check_safe(answer)
+    assert (await client.head(f"/v1/files/{UNKNOWN}/content")).status_code == 404
+    assert (await client.head("/v1/files/nonsense/content")).status_code == 400
+
+
+async def test_a_range_of_an_empty_file(client: httpx.AsyncClient) -> None:
+    body = await send(client, "empty.pdf", b"")
+    url = f"/v1/files/{body['id']}/content"
+    answer = await client.get(url, headers={"Range": "bytes=0-"})
+    check_error(answer, 416, "range_not_satisfiable")
+    assert (await client.get(url, headers={"Range": "bytes=-5"})).status_code == 200
+
+
+async def test_a_store_without_links_streams_although_redirects_are_on(
+    client: httpx.AsyncClient,
+) -> None:
+    client._transport.app.app.state.redirect_downloads = True  # type: ignore[attr-defined]
+    body = await send(client)
+    url = (await client.get(f"/v1/files/{body['id']}/url")).json()["url"]
+    answer = await client.get(url)
+    assert (answer.status_code, answer.content) == (200, PDF)
+
+
+async def test_signed_links_lead_to_the_stores_own_where_that_is_set(
+    tmp_path: Path, s3_url: str
+) -> None:
+    """The bytes come from the store, for no longer than the link lives; a key streams as ever."""
+    settings = FilesSettings(data_dir=tmp_path, blob_url=s3_url, redirect_downloads=True)
+    service = FilesService(settings)
+    await service.open(upgrade)
+    app = FastAPI()
+    app.include_router(router())
+    service.attach(app)
+    transport = httpx.ASGITransport(FrontDoor(app))
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+        httpx.AsyncClient() as anyone,
+    ):
+        body = await send(client, "rechnung ä.pdf")
+        url = (await client.get(f"/v1/files/{body['id']}/url?expiry=1")).json()["url"]
+        found = await client.get(url, headers={"Range": "bytes=1-4"})
+        assert (found.status_code, found.content) == (307, b"")
+        check_safe(found)
+        query = parse_qs(urlsplit(found.headers["location"]).query)
+        assert 3500 < int(query["X-Amz-Expires"][0]) <= 3600
+        answer = await anyone.get(found.headers["location"])
+        assert (answer.status_code, answer.content) == (200, PDF)
+        assert answer.headers["content-type"] == "application/pdf"
+        assert "filename*=UTF-8''rechnung%20%C3%A4.pdf" in answer.headers["content-disposition"]
+        part = await anyone.get(found.headers["location"], headers={"Range": "bytes=1-4"})
+        assert (part.status_code, part.content) == (206, PDF[1:5])
+        same = await client.get(url, headers={"If-None-Match": SAFE["etag"]})
+        assert same.status_code == 304
+        own = await client.get(f"/v1/files/{body['id']}/content", headers={"Range": "bytes=1-4"})
+        assert (own.status_code, own.content) == (206, PDF[1:5])
+        check_error(await client.get(url[:-1]), 403, "invalid_signature")
+        await client.delete(f"/v1/files/{body['id']}")
+        check_error(await client.get(url), 404, "file_not_found")
+    await service.close()
 
 
 async def test_a_signed_link_needs_no_key_and_ends_with_its_file(
@@ -525,12 +692,12 @@ async def test_files_expire_from_opening_to_closing(
     await asyncio.wait_for(emptied.wait(), 10)
     await service.close()
     assert ended
-    assert [task.get_name() for task in asyncio.all_tasks()].count("expiry of files") == 0
+    assert [task.get_name() for task in asyncio.all_tasks()].count("sweep") == 0
     lines = [(record.message, record.facts) for record in caplog.records]  # type: ignore[attr-defined]
     assert lines == [
-        ("expired", {"files": 2}),
-        ("expiry_failed", {"error": "StorageUnavailable"}),
-        ("expiry_failed", {"error": "RuntimeError"}),
+        ("swept", {"expired_files": 2}),
+        ("sweep_failed", {"what": "expired_files", "error": "StorageUnavailable"}),
+        ("sweep_failed", {"what": "expired_files", "error": "RuntimeError"}),
     ]
 
 

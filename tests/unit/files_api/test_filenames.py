@@ -33,3 +33,10 @@ def test_plain_names_need_no_encoding() -> None:
 
 def test_what_is_no_name() -> None:
     assert [clean(name) for name in ("", " ", "/", "..", "\0", "a/")] == [DEFAULT] * 6
+
+
+def test_names_stay_composed_and_trimmed_whatever_goes() -> None:
+    """A control mark between a letter and its accent, a blank at the place where it is cut."""
+    assert clean("u\u202e\u0308.pdf") == "ü.pdf"
+    assert clean("a" * 254 + " b") == "a" * 254
+    assert clean(clean("\u0958" * 200)) == clean("\u0958" * 200)

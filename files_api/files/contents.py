@@ -1,0 +1,75 @@
+"""The bytes of files in the blob store, with what is to be done where they are gone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from logging import ERROR, WARNING
+from pathlib import Path
+
+from files_api.blobs import BlobMissing, BlobStore
+from files_api.files.records import FileRecord
+from files_api.kit.errors import AppError, BodyTimeout, FileNotFound
+from files_api.kit.observe import log
+
+
+class Contents:
+    """Reads and removes what files consist of."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    async def stream(
+        self, record: FileRecord, start: int, stop: int | None
+    ) -> AsyncIterator[bytes]:
+        """Return a file's bytes from ``start`` to before ``stop``; the first are read already.
+
+        Raises:
+            FileNotFound: the bytes are gone.
+        """
+        stream = self._blobs.read(record.blob_key, start, stop)
+        try:
+            first = await anext(stream, b"")
+        except BlobMissing:
+            raise _lost(record) from None
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield first
+            async for chunk in stream:
+                yield chunk
+
+        return chunks()
+
+    @asynccontextmanager
+    async def local(self, record: FileRecord) -> AsyncIterator[Path]:
+        """Give a file's bytes on this machine's disk, inside the block.
+
+        Raises:
+            FileNotFound: the bytes are gone.
+        """
+        try:
+            async with self._blobs.local(record.blob_key) as path:
+                yield path
+        except BlobMissing:
+            raise _lost(record) from None
+
+    async def check(self, key: str) -> None:
+        """Raise `BodyTimeout` where the sweep took bytes that came too slowly."""
+        try:
+            async for _ in self._blobs.read(key, 0, 1):
+                pass
+        except BlobMissing:
+            raise BodyTimeout from None
+
+    async def delete(self, file_id: str, key: str) -> None:
+        """Remove bytes; a failure is logged, not raised, and left to the sweep."""
+        try:
+            await self._blobs.delete(key)
+        except AppError as error:
+            log(__name__, "blob_left", level=WARNING, file_id=file_id, code=error.code)
+
+
+def _lost(record: FileRecord) -> FileNotFound:
+    """Return the error for a row without bytes: deleted this moment, or truly lost."""
+    log(__name__, "blob_missing", level=ERROR, file_id=record.id)
+    return FileNotFound()
