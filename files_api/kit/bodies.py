@@ -6,7 +6,6 @@ long string. Fifteen megabytes of `[[],[],…` would become two gigabytes of Pyt
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -26,8 +25,6 @@ MAX_VALUES = 100_000
 
 SMALL_BYTES = 64 * 1024
 """Bodies up to this size are not counted: large ones must not keep everybody out."""
-CHUNK_SECONDS = 30.0
-"""Longest wait for the next piece of a body."""
 
 
 class ClientGoneError(Exception):
@@ -59,7 +56,7 @@ class JsonBodies:
         Raises:
             TooLarge: the body is longer; counted as it comes, never trusted from a header.
             Overloaded: all bodies together would be too long.
-            BodyTimeout: the next piece of the body did not come in time.
+            BodyTimeout: the body came too slowly (`files_api.kit.patience`).
             InvalidJson: it is not JSON, or empty.
             InvalidRequest: it has too many values.
             ValidationFailed: it is JSON of another shape; the message names the field.
@@ -77,9 +74,8 @@ class JsonBodies:
     async def _receive(self, request: Request) -> bytearray:
         """Return the whole body, counted as held; nothing is held when this raises."""
         text = bytearray()
-        pieces = aiter(request.stream())
         try:
-            while (chunk := await _next(pieces)) is not None:
+            async for chunk in request.stream():
                 more = _counted(len(text) + len(chunk)) - _counted(len(text))
                 self._check_room(len(text) + len(chunk), more)
                 text += chunk
@@ -103,14 +99,6 @@ class JsonBodies:
 
 def _counted(size: int) -> int:
     return size if size > SMALL_BYTES else 0
-
-
-async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
-    try:
-        async with asyncio.timeout(CHUNK_SECONDS):
-            return await anext(pieces, None)
-    except TimeoutError as error:
-        raise errors.BodyTimeout from error
 
 
 def _as_model(text: bytearray, model: type[Body], absent: object) -> Body:

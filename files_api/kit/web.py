@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -19,11 +19,15 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from files_api.kit import errors, observe
+from files_api.kit import errors, metrics, observe
 from files_api.kit.bodies import ClientGoneError, shape_error
+from files_api.kit.patience import BODY_SECONDS, PatientBody
 
 Dialect = Callable[[errors.AppError, str], dict[str, Any]]
 """Turns an error and the request id into a door's JSON body."""
+
+RateHeaders = Callable[[], Mapping[str, str]]
+"""Gives the headers of a caller's rates, when the answer begins."""
 
 Answer = TypeVar("Answer")
 
@@ -63,6 +67,8 @@ def known(error: Exception) -> errors.AppError:
     if isinstance(error, RequestValidationError):
         return shape_error(error.errors())
     if isinstance(error, HTTPException):
+        if isinstance(error.__cause__, errors.AppError):
+            return error.__cause__  # FastAPI calls whatever ends a body's reading a 400
         by_status: dict[int, type[errors.AppError]] = {
             400: errors.InvalidRequest,
             404: errors.NotFound,
@@ -94,11 +100,20 @@ def door_route(dialect: Dialect = superset) -> type[APIRoute]:
     return DoorRoute
 
 
+_OF_EVERY_ROUTE: tuple[type[errors.AppError], ...] = (
+    errors.Unauthorized,
+    errors.CallerRefused,
+    errors.ScopeMissing,
+    errors.OrganisationRefused,
+    errors.RateLimited,
+    errors.InternalError,
+)
+
+
 def documented(*classes: type[errors.AppError]) -> dict[int | str, dict[str, Any]]:
     """Return ``responses=`` for a route: each status with its codes and their meaning."""
     by_status: dict[int | str, list[type[errors.AppError]]] = {}
-    every: list[type[errors.AppError]] = [*classes, errors.CallerRefused, errors.InternalError]
-    for cls in every:
+    for cls in dict.fromkeys((*classes, *_OF_EVERY_ROUTE)):
         by_status.setdefault(cls.status, []).append(cls)
     return {
         status: {
@@ -192,10 +207,17 @@ async def _hang_up(receive: Receive) -> None:
 
 
 class FrontDoor:
-    """ASGI entry: request id on every answer, `/v1/v1/*` as `/v1/*`, one log line, last resort."""
+    """ASGI entry: what holds for every request, whatever answers it.
 
-    def __init__(self, app: ASGIApp) -> None:
+    A request id on every answer, and the headers of the caller's rates, for which a route leaves
+    a `RateHeaders` at ``request.state.rate_headers``; a deadline for the body; `/v1/v1/*` as
+    `/v1/*`; one log line, the counters, the last resort.
+    """
+
+    def __init__(self, app: ASGIApp, body_seconds: float = BODY_SECONDS) -> None:
+        """Take the application, and how long a request's body may pause (`PatientBody`)."""
         self.app = app
+        self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -203,40 +225,66 @@ class FrontDoor:
             await self.app(scope, receive, send)
             return
         offered = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        current = observe.choose_request_id(offered)
-        token = observe.request_id.set(current)
+        token = observe.request_id.set(observe.choose_request_id(offered))
+        scope.setdefault("state", {})
         # A Mistral client whose base URL ends in /v1 calls /v1/v1/ocr.
         if scope["path"].startswith("/v1/v1/"):
             scope = {**scope, "path": scope["path"][3:], "raw_path": scope["raw_path"][3:]}
         try:
-            await self._answer(scope, receive, send, current)
+            await self._answer(scope, PatientBody(receive, self._body_seconds), send)
         finally:
             observe.request_id.reset(token)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, current: str) -> None:
+    async def _answer(self, scope: Scope, body: PatientBody, send: Send) -> None:
         begun = time.perf_counter()
         status = 0
 
-        async def send_with_id(message: Message) -> None:
+        async def send_ours(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message["headers"], (b"x-request-id", current.encode())]
+                headers = [*message["headers"], *_our_headers(scope, body)]
                 message = {**message, "headers": headers}
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_id)
-        except Exception as error:  # the server above must never see one
-            logging.getLogger(__name__).exception("unhandled")
-            if not status:
-                await respond(known(error))(scope, receive, send_with_id)
+            await self.app(scope, body.receive, send_ours)
+        except Exception as error:  # noqa: BLE001 - the server above must never see one
+            if status:
+                _log_cut(error)
+            else:
+                await respond(known(error))(scope, body.receive, send_ours)
         finally:
-            observe.log(
-                "recto.access",
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                seconds=round(time.perf_counter() - begun, 4),
-            )
+            seconds = time.perf_counter() - begun
+            _note(scope, status, seconds)
+
+
+def _our_headers(scope: Scope, body: PatientBody) -> list[tuple[bytes, bytes]]:
+    ours = {"x-request-id": observe.request_id.get()}
+    rates: RateHeaders = scope["state"].get("rate_headers", dict)
+    ours.update(rates())
+    if body.late:
+        ours["connection"] = "close"  # nobody knows where the next request would begin
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in ours.items()]
+
+
+def _log_cut(error: Exception) -> None:
+    """Log what ended an answer half way; the server closes the connection, so clients notice."""
+    if isinstance(error, errors.AppError | OSError):
+        name = type(error).__name__
+        observe.log(__name__, "response_cut", level=logging.WARNING, error=name)
+    else:
+        logging.getLogger(__name__).error("unhandled", exc_info=error)
+
+
+def _note(scope: Scope, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", None)
+    metrics.answered(route, scope["method"], status or CLIENT_GONE, seconds)
+    observe.log(
+        "recto.access",
+        "request",
+        method=scope["method"],
+        path=scope["path"],
+        status=status,
+        seconds=round(seconds, 4),
+    )

@@ -1,12 +1,13 @@
-"""Is the process alive, and can it work: what load balancers and Kubernetes ask."""
+"""Is the process alive, can it work, what has it done: what balancers and monitors ask."""
 
 from __future__ import annotations
 
 import asyncio
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
+from files_api.kit import metrics
 from files_api.kit.errors import AppError
 from ocr_api.apis import Check, Door, Services
 
@@ -18,7 +19,7 @@ class Health(Door):
     """`/livez` never depends on anything else; `/readyz` says what is not ready."""
 
     def router(self, services: Services) -> APIRouter:
-        """Return the four health routes."""
+        """Return the four health routes and the metrics."""
         router = APIRouter(tags=["health"])
 
         @router.get("/livez")
@@ -41,6 +42,15 @@ class Health(Door):
                 "checks": {name: problem or "ok" for name, problem in problems.items()},
             }
             return JSONResponse(body, status_code=200 if ready else 503)
+
+        @router.get("/metrics", response_class=PlainTextResponse)
+        async def counted() -> PlainTextResponse:
+            """Show what this process has counted, for Prometheus.
+
+            With several API processes a scrape reaches any one of them: give each a port of
+            its own (one process in each container) where the counts matter.
+            """
+            return PlainTextResponse(metrics.page(), media_type=metrics.MEDIA_TYPE)
 
         return router
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from files_api.kit import named
 from files_api.kit.bodies import JsonBodies
+from files_api.limits import Limits as RateLimits
+from files_api.limits import Rates
 from model_registry.card import Card, read_cards
 from ocr_api import app, exports
 from ocr_api.apis import Door, Services
@@ -156,7 +158,15 @@ def test_text_exports() -> None:
 @pytest.mark.parametrize("name", named.names(app.DOORS))
 def test_door_gives_routes_of_its_own(name: str, settings: Settings) -> None:
     workshop = app.Workshop(settings, None, None)  # type: ignore[arg-type]
-    services = Services(workshop.pipeline, workshop.registry, {}, {}, JsonBodies(1000, 1000), 1000)
+    services = Services(
+        workshop.pipeline,
+        workshop.registry,
+        {},
+        {},
+        JsonBodies(1000, 1000),
+        1000,
+        RateLimits(Rates()),
+    )
     router = named.leaf(app.DOORS, name, Door)().router(services)  # type: ignore[type-abstract]
     assert isinstance(router, APIRouter)
     assert router.routes

@@ -11,14 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from files_api.app import FilesService
 from files_api.kit import errors, observe, web
 from files_api.routes import router
 from files_api.settings import FilesSettings
 from ocr_api.migrations import upgrade
+from tests.unit.files_api.test_metrics import requests as requests_of
 
 
 def request_with(*messages: dict[str, Any]) -> Request:
@@ -145,7 +148,13 @@ async def test_no_file_name_comes_to_the_log_and_our_lines_do(
     service = FilesService(FilesSettings(data_dir=tmp_path))
     (tmp_path / "blobs" / ".tmp").mkdir(parents=True)
     (tmp_path / "blobs" / ".tmp" / "left").write_bytes(b"x")
+    swept = asyncio.Event()
+    telling = logging.getLogger("files_api.app")
+    telling.addFilter(lambda _: swept.set() or True)
     await service.open(upgrade)
+    async with asyncio.timeout(10):
+        await swept.wait()
+    telling.filters.clear()
     app = FastAPI()
     app.include_router(router())
     service.attach(app)
@@ -158,6 +167,148 @@ async def test_no_file_name_comes_to_the_log_and_our_lines_do(
     assert "private" not in text
     events = [json.loads(line)["event"] for line in text.splitlines()]
     assert events == ["swept", "request"]
+
+
+# --- the front door -------------------------------------------------------------------------------
+
+
+async def through(
+    answer: ASGIApp, *messages: Message, body_seconds: float = 5, path: str = "/x"
+) -> tuple[int, dict[str, str], bytes]:
+    """Send a request through the front door; return status, headers and what came of the body."""
+    waiting, sent = list(messages), list[Message]()
+
+    async def receive() -> Message:
+        if waiting:
+            return waiting.pop(0)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
+        "query_string": b"", "headers": [(b"content-type", b"application/json")],
+    }  # fmt: skip
+    await web.FrontDoor(answer, body_seconds)(scope, receive, send)
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(part.get("body", b"") for part in sent[1:])
+
+
+def reading_app() -> FastAPI:
+    """An application whose routes read their body in every way that there is."""
+    app = FastAPI()
+    web.add_error_handlers(app)
+    door = APIRouter(route_class=web.door_route())
+
+    @door.post("/stream")
+    async def stream(request: Request) -> int:
+        return sum([len(piece) async for piece in request.stream()])
+
+    @door.post("/fastapi")
+    async def fastapi(body: dict[str, str]) -> int:
+        return len(body)
+
+    @door.post("/limited/{number}")
+    async def limited(request: Request, number: int) -> int:
+        request.state.rate_headers = lambda: {"x-ratelimit-limit-requests": "7"}
+        if number:
+            raise errors.RateLimited(seconds=3)
+        return 0
+
+    app.include_router(door)
+    app.add_api_route("/bare", stream, methods=["POST"])
+    return app
+
+
+@pytest.mark.parametrize("path", ["/stream", "/fastapi", "/bare"])
+async def test_a_body_that_stops_is_408_on_every_route(path: str) -> None:
+    """R17: half a body, and then nothing."""
+    half = {"type": "http.request", "body": b'{"a": ', "more_body": True}
+    status, headers, body = await through(reading_app(), half, body_seconds=0.01, path=path)
+    assert (status, json.loads(body)["code"]) == (408, "body_timeout")
+    assert headers["connection"] == "close"
+    whole = {"type": "http.request", "body": b'{"a": "b"}'}
+    status, headers, _ = await through(reading_app(), whole, body_seconds=0.01, path=path)
+    assert status == 200
+    assert "connection" not in headers
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, 200), (1, 429), ("x", 422)])
+async def test_rate_headers_stand_on_every_answer(number: object, expected: int) -> None:
+    path = f"/limited/{number}"
+    status, headers, _ = await through(reading_app(), path=path)
+    assert status == expected
+    if expected != 422:  # refused before the route knew who is calling
+        assert headers["x-ratelimit-limit-requests"] == "7"
+    assert headers.get("retry-after") == ("3" if expected == 429 else None)
+    assert len(headers["x-request-id"]) == 36
+
+
+async def test_rate_headers_are_made_when_the_answer_begins() -> None:
+    left = 7
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal left
+        scope["state"]["rate_headers"] = lambda: {"x-ratelimit-remaining-pages": str(left)}
+        left -= 3
+        await PlainTextResponse("")(scope, receive, send)
+
+    _, headers, _ = await through(app)
+    assert headers["x-ratelimit-remaining-pages"] == "4"
+
+
+async def test_requests_are_counted_under_their_route() -> None:
+    names = ("/limited/{number}", "unmatched")
+    before = [requests_of(name, "POST", code) for name in names for code in ("200", "404")]
+    for path in ("/limited/0", "/v1/v1/none", "/none"):
+        await through(reading_app(), path=path)
+    after = [requests_of(name, "POST", code) for name in names for code in ("200", "404")]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "event", "traced"),
+    [
+        (errors.StorageUnavailable(), "response_cut", False),
+        (ConnectionResetError(), "response_cut", False),
+        (errors.BodyTimeout(), "response_cut", False),
+        (RuntimeError("the document says: secret"), "unhandled", True),
+    ],
+)
+async def test_an_answer_that_fails_half_way_is_cut(
+    error: Exception, event: str, traced: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client must notice, so nothing ends the body; only a fault of ours leaves a trace."""
+    ended = False
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal ended
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        ended = True
+        raise error
+
+    status, _, body = await through(app)
+    assert (status, body, ended) == (200, b"half", True)
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage() == event
+    assert bool(record.exc_info) == traced
+    assert "secret" not in observe.JsonLines().format(record)
+
+
+async def test_an_error_outside_every_route_is_answered_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("secret")
+
+    status, _, body = await through(app)
+    assert (status, json.loads(body)["code"]) == (500, "internal_error")
+    assert [record.getMessage() for record in caplog.records if record.levelno > 20] == [
+        "unhandled"
+    ]
 
 
 @pytest.mark.parametrize("offered", [None, "", "a b", "x" * 129, "a\r\nb", "ä"])

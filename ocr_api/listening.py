@@ -1,0 +1,260 @@
+"""How connections are served: uvicorn, with the deadlines and bounds that it has not.
+
+Why: uvicorn waits for ever for the rest of a request's headers, reads headers of any length, and
+closes a connection only when its client has taken everything. Whoever opens connections and does
+nothing with them would take all file descriptors. A proxy in front has such deadlines; nobody can
+rely on there being one. (The body's deadline is `files_api.kit.patience`.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_SECONDS = 10.0
+"""From a connection, or the first byte of its next request, to the end of the headers."""
+UNREAD_SECONDS = 60.0
+"""A client that takes nothing of what waits for it is cut off then, as nginx's ``send_timeout``
+does."""
+LINGER_SECONDS = 30.0
+"""A body that nobody wants any more is read so long, as nginx's ``lingering_time`` does: a client
+that is still sending when its connection is closed may not see its answer."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Of all headers with the request line, and of what stands between the pieces of a body."""
+MAX_LINE_BYTES = 8 * 1024
+"""Of the request's target; RFC 9112 (3) recommends to take 8,000 at least."""
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+
+_MOST_FILES = 65_536
+_MOST_CONNECTIONS = 8192
+_OTHER_FILES = 256
+"""Descriptors that are kept for the database, blobs, pipes to children."""
+
+_REFUSALS = {
+    400: b"HTTP/1.1 400 Bad Request",
+    414: b"HTTP/1.1 414 URI Too Long",
+    431: b"HTTP/1.1 431 Request Header Fields Too Large",
+    503: b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1",
+}
+
+
+class Config(uvicorn.Config):
+    """uvicorn's configuration with what our protocol needs; passed on to workers as it is."""
+
+    def __init__(
+        self,
+        service: ASGIApp | str,
+        header_seconds: float = HEADER_SECONDS,
+        unread_seconds: float = UNREAD_SECONDS,
+        max_connections: int = _MOST_CONNECTIONS,
+        **more: Any,
+    ) -> None:
+        """Take the application or its import name, the deadlines, the most open connections."""
+        self.header_seconds = header_seconds
+        self.unread_seconds = unread_seconds
+        self.max_connections = max_connections
+        super().__init__(
+            service,
+            loop="uvloop" if sys.platform != "win32" else "asyncio",
+            http=GuardedProtocol,
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=30,
+            backlog=BACKLOG,
+            **more,
+        )
+
+
+def configure(service: ASGIApp | str, header_seconds: float, **more: Any) -> Config:
+    """Return the configuration of a server; let this process and its workers open many files."""
+    most = max(16, raise_file_limit() - _OTHER_FILES)
+    return Config(service, header_seconds, max_connections=min(most, _MOST_CONNECTIONS), **more)
+
+
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may; return how many.
+
+    Not above 65,536: some programs that we start visit every descriptor that there might be.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection. Whenever it waits for the client, a deadline is running.
+
+    - for headers: from the connection's begin, or from the first byte after an answer;
+    - for a body: while the application reads it, the application's; once it has answered, ours;
+    - for the client to take what was written: until it has taken everything.
+
+    Between requests uvicorn's own keep-alive time holds until a byte comes.
+    """
+
+    config: Config
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._waiting: asyncio.TimerHandle | None = None  # for headers, or an unwanted body
+        self._writing: asyncio.TimerHandle | None = None  # for the client to read
+        self._unwritten = 0
+        self._taken = False
+        self._in_body = False
+        self._silent = 0  # bytes since something came of them
+        self._refusal: int | None = None
+
+    # --- the connection ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request, unless there are too many connections."""
+        super().connection_made(transport)
+        if len(self.connections) > self.config.max_connections:
+            self._refuse(503)
+        else:
+            self._wait(self.config.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it running after an error
+        self._stop_waiting()
+        if self._writing:
+            self._writing.cancel()
+            self._writing = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; see to it that a deadline runs when it leaves us waiting."""
+        if self.transport.is_closing():
+            return
+        self._silent += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._silent > MAX_HEAD_BYTES:
+            self._refuse(431)
+        elif self._idle() and not self._in_body and self._waiting is None:
+            self._wait(self.config.header_seconds)
+
+    def _idle(self) -> bool:
+        """Tell whether no request is being answered."""
+        # uvicorn's type leaves out that there is none at first.
+        return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]
+
+    # --- what the parser finds --------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; one that follows a body (a trailer) changes nothing any more."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, unless the headers are too long."""
+        self._silent = 0
+        if len(self.url) > MAX_LINE_BYTES:
+            self._refusal = 414
+        elif len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > MAX_HEAD_BYTES:
+            self._refusal = 431
+        if self._refusal:
+            raise ValueError("the headers are too long")  # ends the parser's work
+        self._stop_waiting()
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._silent = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note a request's end."""
+        self._silent = 0
+        self._in_body = False
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words
+        """Refuse what the parser could not take, or was not to."""
+        self._refuse(self._refusal or 400)
+
+    def _refuse(self, status: int) -> None:
+        """Answer without the application, and close.
+
+        While a request is being answered nothing can be said about the next one.
+        """
+        self._stop_waiting()
+        if self._idle():
+            lines = (
+                _REFUSALS[status],
+                *(name + b": " + value for name, value in self.server_state.default_headers),
+                b"content-length: 0",
+                b"connection: close",
+            )
+            self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n")
+        self._close()
+
+    # --- deadlines --------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """Wait for what is left of the request, and for the client to take its answer."""
+        super().on_response_complete()
+        self._watch_writing()
+        if self._in_body and self._idle() and not self.transport.is_closing():
+            self._wait(LINGER_SECONDS)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was not used again."""
+        self._close()
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(seconds, self._waited)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _waited(self) -> None:
+        self._waiting = None
+        self._close()
+
+    def _close(self) -> None:
+        """Close when the client has taken what was written, or takes nothing of it any more."""
+        self.transport.close()
+        self._watch_writing()
+
+    def pause_writing(self) -> None:
+        """Let the application wait, and see to it that the client reads."""
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        """Let the application write again."""
+        super().resume_writing()
+        self._taken = True
+
+    def _watch_writing(self) -> None:
+        """Look again later, while anything is unwritten, whether the client took some of it."""
+        if self._writing is None and (size := self.transport.get_write_buffer_size()):
+            self._unwritten, self._taken = size, False
+            self._writing = self.loop.call_later(self.config.unread_seconds, self._look_at_writing)
+
+    def _look_at_writing(self) -> None:
+        self._writing = None
+        size = self.transport.get_write_buffer_size()
+        if size >= self._unwritten and not self._taken:
+            self.transport.abort()
+        else:
+            self._watch_writing()
