@@ -16,6 +16,7 @@ MODULES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py
 
 HOMES = {
     "aiohttp": ("ocr_api/outbound/", "ocr_api/engines/vllm/"),
+    "asyncpg": ("files_api/kit/db/postgres.py",),
     "alembic": ("ocr_api/migrations/",),
     "cv2": ("ocr_api/engines/rapidocr",),
     "jsonschema": ("ocr_api/annotate/",),
@@ -31,7 +32,7 @@ HOMES = {
         "files_api/routes",
     ),
     "fastapi_swagger": ("ocr_api/app.py",),
-    "obstore": ("files_api/blobs/s3.py",),
+    "obstore": ("files_api/blobs/s3",),
     "onnxruntime": ("ocr_api/engines/rapidocr",),
     "PIL": ("ocr_api/pages/",),
     "prometheus_client": ("files_api/kit/metrics.py",),
@@ -39,7 +40,7 @@ HOMES = {
     "python_multipart": ("files_api/kit/multipart.py",),
     "rapidocr": ("ocr_api/engines/rapidocr",),
     "sqlalchemy": (
-        "files_api/kit/db.py",
+        "files_api/kit/db/",
         "files_api/tables.py",
         "files_api/accounts.py",
         "files_api/files/",
@@ -50,7 +51,7 @@ HOMES = {
         "ocr_api/usage.py",
         "ocr_api/migrations/",
     ),
-    "uvicorn": ("ocr_api/cli.py",),
+    "uvicorn": ("ocr_api/cli.py", "ocr_api/listening.py"),
     "yaml": ("model_registry/card.py", "model_registry/routing.py"),
 }
 """Each heavy library has one home, so that it can be replaced, or left out of an image."""

@@ -1,0 +1,147 @@
+"""The unmodified Python clients do all file work with keys: SQLite and disk, PostgreSQL and S3."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+
+import httpx
+import openai
+import pytest
+from mistralai.client import Mistral
+from mistralai.client.errors import SDKError
+
+from tests import helpers, s3server
+from tests.e2e.conftest import Server, make_key, run_recto, started
+
+PDF = helpers.pages_pdf(3)
+SECRET = "a master secret of the tests 0123456789"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A server that asks for keys, and two organisations' keys."""
+
+    server: Server
+    key: str
+    other: str
+
+    def mistral(self, key: str | None = None) -> Mistral:
+        return Mistral(api_key=key or self.key, server_url=self.server.base)
+
+    def openai(self, key: str | None = None) -> openai.OpenAI:
+        base = f"{self.server.base}/v1"
+        return openai.OpenAI(api_key=key or self.key, base_url=base, max_retries=0)
+
+
+@pytest.fixture(scope="module", params=["sqlite+disk", "postgresql+s3"])
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """A server on each pair of stores, set up with the commands of an operator."""
+    data = tmp_path_factory.mktemp("stack")
+    settings = {"SHOW_HIDDEN_MODELS": "true", "SECRET_KEY": SECRET}
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "postgresql+s3":
+            for name, value in s3server.ENVIRONMENT.items():
+                patch.setenv(name, value)
+            cluster = request.getfixturevalue("postgres_cluster")
+            settings["BLOB_URL"] = request.getfixturevalue("s3_server").new_bucket()
+            settings["DATABASE_URL"] = request.getfixturevalue("module_database")
+            assert cluster
+            run_recto(data, "db", "upgrade", **settings)
+        keys = [make_key(data, name, **settings) for name in ("one", "two")]
+        with started(data, **settings) as server:
+            yield Stack(server, *keys)
+
+
+@pytest.fixture(scope="module")
+def module_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database for the module."""
+    with request.getfixturevalue("postgres_cluster").database() as url:
+        yield url
+
+
+def test_mistral_does_all_file_work(stack: Stack) -> None:
+    with stack.mistral() as client:
+        file = client.files.upload(
+            file={"file_name": "blåbär.pdf", "content": PDF}, purpose="ocr", expiry=2
+        )
+        assert (file.filename, file.size_bytes, file.purpose) == ("blåbär.pdf", len(PDF), "ocr")
+        assert file.expires_at == file.created_at + 7200
+        found = client.files.retrieve(file_id=file.id)
+        assert (found.id, found.signature) == (file.id, hashlib.sha256(PDF).hexdigest())
+        assert client.files.download(file_id=file.id).read() == PDF
+        listed = client.files.list(page_size=10, search="blåb")
+        assert ([each.id for each in listed.data], listed.total) == ([file.id], 1)
+        link = client.files.get_signed_url(file_id=file.id, expiry=1).url
+        by_link, by_id = (
+            client.ocr.process(model="echo", document=document, pages="1-2")
+            for document in (
+                {"type": "document_url", "document_url": link},
+                {"type": "file", "file_id": file.id},
+            )
+        )
+        assert [page.markdown for page in by_link.pages] == [page.markdown for page in by_id.pages]
+        assert [page.index for page in by_id.pages] == [1, 2]
+        answer = httpx.get(link)  # without a key
+        assert (answer.content, answer.headers["content-type"]) == (PDF, "application/pdf")
+        assert client.files.delete(file_id=file.id).deleted is True
+        assert httpx.get(link).status_code == 404
+
+
+def test_openai_does_all_file_work(stack: Stack) -> None:
+    with stack.openai() as client:
+        file = client.files.create(
+            file=("one.pdf", PDF),
+            purpose="user_data",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+        assert client.files.wait_for_processing(file.id).status == "processed"
+        assert [each.id for each in client.files.list(limit=1)][:1] == [file.id]
+        assert client.files.content(file.id).read() == PDF
+        answer = client.post(f"/files/{file.id}/ocr", body={"model": "echo"}, cast_to=object)
+        assert len(answer["pages"]) == 3  # type: ignore[index]
+        assert client.files.delete(file.id).deleted is True
+
+
+def test_openai_uploads_in_chunks(stack: Stack) -> None:
+    """R1's way in for large files, by the SDK's own helper."""
+    content = PDF + bytes(range(256)) * 20_000
+    with stack.openai() as client:
+        upload = client.uploads.upload_file_chunked(
+            file=content,
+            filename="long.pdf",
+            bytes=len(content),
+            mime_type="application/pdf",
+            purpose="user_data",
+            part_size=1024 * 1024,
+            md5=hashlib.md5(content).hexdigest(),
+        )
+        assert (upload.status, upload.bytes) == ("completed", len(content))
+        assert upload.file
+        assert (upload.file.filename, upload.file.status) == ("long.pdf", "processed")
+        assert client.files.content(upload.file.id).read() == content
+        client.files.delete(upload.file.id)
+
+
+def test_each_organisation_sees_its_own(stack: Stack) -> None:
+    """R12, as the clients see it."""
+    with stack.openai() as one, stack.mistral(stack.other) as two:
+        file = one.files.create(file=BytesIO(PDF), purpose="user_data")
+        assert file.id not in {each.id for each in two.files.list().data}
+        for call in (two.files.retrieve, two.files.delete, two.files.get_signed_url):
+            with pytest.raises(SDKError) as refused:
+                call(file_id=file.id)
+            assert refused.value.status_code == 404
+        one.files.delete(file.id)
+
+
+def test_a_wrong_key_is_an_authentication_error(stack: Stack) -> None:
+    with stack.openai(stack.key[:-1] + "?") as client, pytest.raises(
+        openai.AuthenticationError
+    ) as refused:
+        client.files.list()
+    assert refused.value.code == "invalid_api_key"
