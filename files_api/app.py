@@ -48,7 +48,7 @@ class FilesService:
         make_folders(settings.data_dir.absolute())
         secret = _bytes(settings.secret_key) or load_or_make_secret(settings.data_dir)
         previous = _bytes(settings.previous_secret_key)
-        self.links = Links(secret, previous)
+        self.links = Links(secret, previous, settings.public_url)
         self.database = Database(settings.effective_database_url())
         self.keys = Keys(self.database, secret, previous)
         self.limits = Limits(_rates(settings))

@@ -135,7 +135,7 @@ class Callers:
         foreign = not all(map(self._is_ours, map(_host_in, request.headers.getlist("origin"))))
         if foreign or request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
             raise CallerRefused("Requests from web pages of other sites are refused.")
-        if not self._is_ours(request.url.hostname):
+        if not self._is_ours(request.base_url.hostname):
             raise CallerRefused
 
     def _is_ours(self, host: str | None) -> bool:

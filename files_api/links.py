@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from files_api.kit.disk import sync_folder
 from files_api.kit.errors import LinkForbidden
@@ -61,10 +61,14 @@ class _Key:
 class Links:
     """Signs and verifies links with keys derived from the master secret."""
 
-    def __init__(self, secret: bytes, previous: bytes | None = None) -> None:
+    def __init__(
+        self, secret: bytes, previous: bytes | None = None, public_url: str | None = None
+    ) -> None:
+        """Take the master secret, the one before it, and the address that clients know us by."""
         self._current = _derive(secret)
         keys = [self._current, *([_derive(previous)] if previous else [])]
         self._keys = {key.kid: key for key in keys}
+        self._home = urlsplit(f"{public_url.rstrip('/')}/v1/files/") if public_url else None
 
     def sign(self, base_url: str, org: str, file_id: str, expires_at: int) -> str:
         """Return a link to a file.
@@ -116,6 +120,22 @@ class Links:
             if match and exact and query["kid"] in self._keys and is_id(match[1]):
                 return ParsedLink(match[1], query["org"], query["exp"], query["kid"], query["sig"])
         return None
+
+    def leads_home(self, url: str) -> bool:
+        """Tell whether a URL is at our public address, among the files.
+
+        Such a document is never fetched: it is a good link of ours, or it is nothing.
+        """
+        with suppress(ValueError):
+            parts = urlsplit(url)
+            if self._home and _origin(parts) == _origin(self._home):
+                return parts.path.startswith(self._home.path)
+        return False
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port (RFC 6454, section 4); a bad port is a ValueError."""
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def hkdf_sha256(secret: bytes, info: bytes, *, salt: bytes = b"", length: int = 32) -> bytes:

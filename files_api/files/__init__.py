@@ -284,10 +284,13 @@ class Files:
         """Open the file behind a signed link of ours; None when the URL is somebody else's.
 
         Raises:
-            InvalidLink: the link is ours but altered or expired, or its file is gone.
+            InvalidLink: the link is ours but altered or expired, or its file is gone; or the URL
+                is at our public address and no link.
         """
         link = self._links.parse(url)
         if link is None:
+            if self._links.leads_home(url):
+                raise InvalidLink
             yield None
             return
         async with AsyncExitStack() as stack:

@@ -169,7 +169,9 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         found = known(error)
         if isinstance(found, errors.NotFound) and type(found) is errors.NotFound:
-            found = errors.NotFound(f"There is nothing at {request.url.path[:200]}; see /docs.")
+            found = errors.NotFound(
+                f"There is nothing at {request.scope['path'][:200]}; see /docs."
+            )
         response = respond(found)
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)  # Allow, at 405

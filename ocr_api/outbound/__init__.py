@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import BinaryIO
-from urllib.parse import urljoin
 
 import aiohttp
 
+from files_api.kit import metrics
 from files_api.kit.errors import FetchFailed, TooLarge
-from ocr_api.outbound.addresses import Target, refused, vet
+from ocr_api.outbound.addresses import Refusal, Target, refused, vet, vet_redirect
 from ocr_api.outbound.names import Resolve, SystemNames, VettingResolver
 
 _WRITE_BYTES = 1 << 20
@@ -70,7 +70,7 @@ class Outbound:
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, url: str, into: BinaryIO) -> int:
-        """Stream the body behind the URL into an open file.
+        """Stream the body behind the URL into an open file; count it where it is refused.
 
         Args:
             url: an absolute http or https address.
@@ -84,6 +84,21 @@ class Outbound:
             FetchFailed: the server does not answer, not in time, or not with 2xx.
             TooLarge: the body has more bytes than the limit.
         """
+        try:
+            return await self._follow(url, into)
+        except Refusal as refusal:
+            metrics.fetch_refused(refusal.reason)
+            raise refusal.error from None
+
+    async def close(self) -> None:
+        """Close the session, wait for no name; a later fetch opens anew."""
+        self._names.close()
+        session, self._session = self._session, None
+        if session:
+            await session.close()
+
+    async def _follow(self, url: str, into: BinaryIO) -> int:
+        """Fetch through the redirects; return the bytes written."""
         target = vet(url, self._allowed)
         try:
             async with asyncio.timeout(self._limits.seconds):
@@ -94,15 +109,9 @@ class Outbound:
                     target = outcome
         except TimeoutError:
             reason = f"it took longer than {self._limits.seconds:g} seconds"
-            raise _failed(target.place, reason) from None
-        raise refused(f"it redirects more than {self._limits.redirects} times", target.place)
-
-    async def close(self) -> None:
-        """Close the session, wait for no name; a later fetch opens anew."""
-        self._names.close()
-        session, self._session = self._session, None
-        if session:
-            await session.close()
+            raise Refusal("time", _failed(target.place, reason)) from None
+        most = f"it redirects more than {self._limits.redirects} times"
+        raise refused("redirect", most, target.place)
 
     async def _step(self, target: Target, into: BinaryIO) -> int | Target:
         """Do one request; return the bytes written, or where the server sends us next."""
@@ -114,21 +123,15 @@ class Outbound:
                 return self._next(target, response.headers.get("Location", ""))
             if response.status not in range(200, 300):
                 raise _failed(target.place, f"it answered {response.status}")
-            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise refused("its answer is compressed, although not asked for", target.place)
+            if _is_encoded(response):
+                why = "its answer is compressed, although not asked for"
+                raise refused("encoding", why, target.place)
             return await self._save(target, response, into)
 
     def _next(self, target: Target, location: str) -> Target:
         if not location:
             raise _failed(target.place, "it redirects to nowhere")
-        try:
-            joined = urljoin(str(target.url), location)
-        except ValueError:
-            raise _failed(target.place, "it redirects to a malformed URL") from None
-        found = vet(joined, self._allowed)
-        if target.url.scheme == "https" and found.url.scheme == "http":
-            raise refused("it redirects from https to http", target.place)
-        return found
+        return vet_redirect(target, location, self._allowed)
 
     async def _save(self, target: Target, response: aiohttp.ClientResponse, into: BinaryIO) -> int:
         limit = self._limits.max_bytes
@@ -148,9 +151,8 @@ class Outbound:
     def _check_size(self, size: int, target: Target) -> None:
         if size > self._limits.max_bytes:
             limit = self._limits.max_bytes / 1_000_000
-            raise TooLarge(
-                f"The document at {target.place} is larger than the {limit:.4g} MB allowed."
-            )
+            text = f"The document at {target.place} is larger than the {limit:.4g} MB allowed."
+            raise Refusal("size", TooLarge(text))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -168,6 +170,14 @@ class Outbound:
                 trust_env=False,
             )
         return self._session
+
+
+def _is_encoded(response: aiohttp.ClientResponse) -> bool:
+    """Tell whether the body is anything but the document's own bytes, perhaps in chunks."""
+    headers = response.headers
+    codings = [value.strip().lower() for value in headers.getall("Content-Encoding", ())]
+    transfer = [value.strip().lower() for value in headers.getall("Transfer-Encoding", ())]
+    return codings not in ([], ["identity"]) or transfer not in ([], ["chunked"], ["identity"])
 
 
 async def _read(response: aiohttp.ClientResponse, place: str) -> bytes:

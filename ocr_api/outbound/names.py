@@ -64,14 +64,14 @@ class VettingResolver(AbstractResolver):
         """Return the addresses in the connector's form.
 
         Raises:
-            FetchRefused: one of them is not public, and the host is not on the allow-list.
+            Refusal: one of them is not public, and the host is not on the allow-list.
             OSError: the name has none.
         """
         addresses = await self._look_up(host, port)
         if not addresses:
             raise OSError(f"{host} has no address")
         if not is_allowed(host, port, self._allowed) and not all(map(is_public, addresses)):
-            raise refused("its name leads to an address that is not public", host)
+            raise refused("address", "its name leads to an address that is not public", host)
         return [
             ResolveResult(
                 hostname=host,

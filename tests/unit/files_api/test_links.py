@@ -197,3 +197,22 @@ def test_a_secret_that_cannot_be_written_leaves_nothing(
     with pytest.raises(OSError, match="full"):
         load_or_make_secret(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "at_home"),
+    [
+        ("https://ocr.example.com/recto/v1/files/x/content?kid=other", True),
+        ("HTTPS://OCR.example.com:443/recto/v1/files/", True),
+        ("https://ocr.example.com/recto/manual.pdf", False),
+        ("https://ocr.example.com/v1/files/x/content", False),
+        ("http://ocr.example.com/recto/v1/files/x/content", False),
+        ("https://ocr.example.com:8443/recto/v1/files/x/content", False),
+        ("https://other.example.com/recto/v1/files/x/content", False),
+        ("https://ocr.example.com:bad/recto/v1/files/x/content", False),
+    ],
+)
+def test_what_is_at_our_public_address(url: str, at_home: bool) -> None:
+    """R11: a link that was altered beyond recognition is not fetched from ourselves."""
+    assert Links(SECRET, public_url="https://ocr.example.com/recto").leads_home(url) is at_home
+    assert Links(SECRET).leads_home(url) is False

@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
 
+from files_api.kit import metrics
 from files_api.kit.errors import AppError, FetchFailed, FetchRefused, TooLarge
 from ocr_api.outbound import Outbound, OutboundLimits, names
-from ocr_api.outbound.addresses import is_public, vet
+from ocr_api.outbound.addresses import Refusal, is_public, vet
 
 PUBLIC = "93.184.215.14"
 OTHER_PUBLIC = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
@@ -187,6 +190,19 @@ async def failing(outbound: Outbound, url: str) -> AppError:
     return caught.value
 
 
+def refusals() -> Counter[str]:
+    """Return how many fetches this process has refused, by reason."""
+    families = text_string_to_metric_families(metrics.page().decode())
+    samples = (sample for family in families for sample in family.samples)
+    return Counter(
+        {
+            sample.labels["reason"]: int(sample.value)
+            for sample in samples
+            if sample.name == "ocr_fetch_refused_total"
+        }
+    )
+
+
 async def body(request: web.Request) -> web.Response:
     return web.Response(body=b"%PDF-1.7 body")
 
@@ -215,6 +231,31 @@ async def test_an_allowed_port_allows_no_other_port(wire: Wire) -> None:
         assert isinstance(await failing(outbound, "http://127.0.0.2:8123/"), FetchRefused)
         assert isinstance(await failing(outbound, "http://x@127.0.0.1:8123/"), FetchRefused)
     assert wire.dialled == []
+
+
+@pytest.mark.parametrize("port", [0, 65536, 99999])
+async def test_a_port_that_does_not_exist_is_refused_on_allowed_hosts_too(port: int) -> None:
+    async with way_out(allowed_hosts=("127.0.0.1", "localhost")) as outbound:
+        for host in ("127.0.0.1", "localhost"):
+            error = await failing(outbound, f"http://{host}:{port}/")
+            assert isinstance(error, FetchRefused)
+            assert "its port does not exist" in error.message
+
+
+async def test_tls_is_asked_of_the_name_at_the_vetted_address(wire: Wire) -> None:
+    """The server name in the ClientHello (RFC 6066, section 3) is plain text."""
+    greetings: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        greetings.append(await reader.read(65536))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, way_out(Names(files=[[PUBLIC]])) as outbound:
+        wire.stands_for[PUBLIC] = server.sockets[0].getsockname()[1]
+        assert isinstance(await failing(outbound, "https://FILES.example.com./"), FetchFailed)
+    assert wire.dialled == [(PUBLIC, 443)]
+    assert b"files.example.com" in greetings[0]
 
 
 async def test_dials_the_vetted_address_with_the_name_as_host(wire: Wire) -> None:
@@ -374,8 +415,10 @@ async def test_a_redirect_from_https_to_http_is_refused() -> None:
     async with way_out() as outbound:
         secure = vet("https://files.example.com/a", frozenset())
         assert str(outbound._next(secure, "/b").url) == "https://files.example.com/b"
-        with pytest.raises(FetchRefused, match="from https to http"):
+        with pytest.raises(Refusal) as caught:
             outbound._next(secure, "http://files.example.com/b")
+    assert caught.value.reason == "redirect"
+    assert "from https to http" in caught.value.error.message
 
 
 @pytest.mark.parametrize("location", [None, ""])
@@ -464,6 +507,67 @@ async def test_a_compressed_answer_is_refused(encoding: str) -> None:
         error = await failing(outbound, f"http://127.0.0.1:{port}/")
     assert isinstance(error, FetchRefused)
     assert "compressed" in error.message
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n",
+        b"Content-Encoding: identity, gzip\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+    ],
+)
+async def test_an_encoding_is_found_wherever_it_stands(headers: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n"
+    async with answering(head, b"0\r\n\r\n") as port, way_out(allowed_hosts=("127.0.0.1",)) as out:
+        error = await failing(out, f"http://127.0.0.1:{port}/")
+    assert isinstance(error, FetchRefused)
+    assert "compressed" in error.message
+
+
+async def test_a_redirect_with_a_control_character_is_refused_before_it_is_joined() -> None:
+    head = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1\t/x\r\n\r\n"
+    async with answering(head) as port, way_out(allowed_hosts=("127.0.0.1",)) as outbound:
+        error = await failing(outbound, f"http://127.0.0.1:{port}/")
+    assert isinstance(error, FetchRefused)
+    assert "control character" in error.message
+
+
+async def test_caps_encodings_and_redirects_count_as_one_refusal_each() -> None:
+    """The other reasons are counted in tests/property/test_urls.py."""
+    endless = b"HTTP/1.1 200 OK\r\n\r\n"
+    declared = b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n"
+    packed = b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n"
+    in_circles = b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"
+    for pieces, reason in {
+        (endless, b"x" * 65536): "size",
+        (declared, b""): "size",
+        (packed, b""): "encoding",
+        (in_circles, b""): "redirect",
+    }.items():
+        before = refusals()
+        async with (
+            answering(*pieces, endless=True) as port,
+            way_out(allowed_hosts=("127.0.0.1",)) as outbound,
+        ):
+            await failing(outbound, f"http://127.0.0.1:{port}/")
+        assert refusals() - before == Counter({reason: 1})
+
+
+async def test_what_only_fails_is_no_refusal_and_what_takes_too_long_is_one() -> None:
+    before = refusals()
+    missing = b"HTTP/1.1 404 Not Found\r\n\r\n"
+    nowhere = b"HTTP/1.1 302 Found\r\n\r\n"
+    for answer in (missing, nowhere, b"SSH-2.0-OpenSSH_9.2\r\n", b""):
+        async with answering(answer) as port, way_out(allowed_hosts=("127.0.0.1",)) as outbound:
+            assert isinstance(await failing(outbound, f"http://127.0.0.1:{port}/"), FetchFailed)
+    assert refusals() == before
+    async with (
+        answering(b"HTTP/1.1 200 OK\r\n\r\n", b"x", endless=True, pause=0.02) as port,
+        way_out(allowed_hosts=("127.0.0.1",), seconds=0.2) as outbound,
+    ):
+        assert isinstance(await failing(outbound, f"http://127.0.0.1:{port}/"), FetchFailed)
+    assert refusals() - before == Counter(time=1)
 
 
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 403, 404, 410, 429, 500, 503])
