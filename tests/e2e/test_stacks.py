@@ -140,8 +140,9 @@ def test_each_organisation_sees_its_own(stack: Stack) -> None:
 
 
 def test_a_wrong_key_is_an_authentication_error(stack: Stack) -> None:
-    with stack.openai(stack.key[:-1] + "?") as client, pytest.raises(
-        openai.AuthenticationError
-    ) as refused:
+    with (
+        stack.openai(stack.key[:-1] + "?") as client,
+        pytest.raises(openai.AuthenticationError) as refused,
+    ):
         client.files.list()
     assert refused.value.code == "invalid_api_key"

@@ -118,7 +118,7 @@ def test_only_named_imports_by_name(path: Path) -> None:
 
 
 def test_lock_holds_hashes_and_no_address() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-server.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text("utf-8")
         assert "://" not in text
         assert text.count("--hash=sha256:") > text.count("==")
