@@ -35,7 +35,9 @@ else
 endif
 
 soak: $(VENV)/.dev ## Run the long versions of the durability and fuzz tests (RECTO_SEED=... repeats one)
-	RECTO_SOAK=1 $(BIN)/python -m pytest tests/durability tests/fuzz tests/e2e/test_uploads.py
+	@seed=$${RECTO_SEED:-$$($(BIN)/python -c 'import secrets; print(secrets.randbelow(2**32))')}; \
+	echo "RECTO_SEED=$$seed"; RECTO_SOAK=1 RECTO_SEED=$$seed \
+	$(BIN)/python -m pytest -s tests/durability tests/fuzz tests/e2e/test_uploads.py
 
 node: tests/typescript/node_modules/.made ## Install the TypeScript clients that tests use (needs npm)
 
@@ -91,7 +93,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@touch $@
 
 tests/typescript/node_modules/.made: tests/typescript/package-lock.json
-	@cd tests/typescript && npm ci --no-audit --no-fund
+	@cd tests/typescript && npm ci --ignore-scripts
 	@touch $@
 
 $(VENV)-vllm/.made: requirements-vllm.lock

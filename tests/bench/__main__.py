@@ -1,4 +1,4 @@
-"""Measure the page pipeline, models' servers, parsers, the CPU engine and memory; print one table.
+"""Measure pages, models' servers, parsers, files, the CPU engine and memory; print one table.
 
 Each figure is a ratio to a bare loop that does the unavoidable on the same pages in the same
 run, so that a slow or busy machine changes both sides alike. Linux only: it reads /proc.
@@ -11,7 +11,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import documents, engine, memory, parsers, pipeline, streaming, vlm
+from tests.bench import documents, engine, files, memory, parsers, pipeline, streaming, vlm
 from tests.bench.table import Row, show
 
 
@@ -28,6 +28,7 @@ def main() -> None:
         rows += streaming.measure()
         rows += parsers.measure()
         rows += memory.measure(root)
+        rows += files.measure(root)
         rows.append(engine.measure(root))
     cores, load = os.cpu_count(), os.getloadavg()[2]
     print(f"{platform.machine()}, {cores} cores, Python {platform.python_version()}", end=", ")

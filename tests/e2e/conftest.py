@@ -10,16 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
+from mistralai.client import Mistral
 
 from model_registry.card import read_cards
+from tests import s3server
 from tests.bench.fake import FAKE, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,15 +37,41 @@ class Server:
     """What it printed when it was ready."""
 
 
+def _environment(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process with these settings and none of ours."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RECTO_")}
+    env |= {f"RECTO_{name}": value for name, value in settings.items()}
+    return env | {"RECTO_DATA_DIR": str(data), "RECTO_FETCH_ALLOW": "127.0.0.1"}
+
+
+def run_recto(data: Path, *arguments: str, **settings: str) -> str:
+    """Run another command of `recto` with these settings; return what it printed, stripped."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ocr_api.cli", *arguments],
+        env=_environment(data, settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def make_key(data: Path, org: str, **settings: str) -> str:
+    """Make an organisation and a key of it, as an operator would; return the key."""
+    org_id = run_recto(data, "orgs", "create", org, **settings)
+    return run_recto(data, "keys", "create", "--org", org_id, **settings)
+
+
 @contextmanager
 def started(data: Path, **settings: str) -> Iterator[Server]:
     """Run the whole service in a process of its own, with these settings (in capitals)."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RECTO_")}
-    env |= {f"RECTO_{name}": value for name, value in settings.items()}
     log = (data / "log.jsonl").open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "ocr_api.cli", "serve", "--port", "0"],
-        env=env | {"RECTO_DATA_DIR": str(data), "RECTO_FETCH_ALLOW": "127.0.0.1"},
+        env=_environment(data, settings),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -66,6 +95,55 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The service with the CPU engine and the fake engine."""
     with started(tmp_path_factory.mktemp("server"), SHOW_HIDDEN_MODELS="true") as server:
         yield server
+
+
+# --- with keys, on both pairs of stores ----------------------------------------------------------
+
+SECRET = "a master secret of the tests 0123456789"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A server that asks for keys, and two organisations' keys."""
+
+    server: Server
+    key: str
+    other: str
+
+    def mistral(self, key: str | None = None) -> Mistral:
+        return Mistral(api_key=key or self.key, server_url=self.server.base)
+
+    def openai(self, key: str | None = None) -> openai.OpenAI:
+        base = f"{self.server.base}/v1"
+        return openai.OpenAI(api_key=key or self.key, base_url=base, max_retries=0)
+
+
+@pytest.fixture(scope="session", params=["sqlite+disk", "postgresql+s3"])
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """A server on each pair of stores, set up with the commands of an operator."""
+    data = tmp_path_factory.mktemp("stack")
+    settings = {"SHOW_HIDDEN_MODELS": "true", "SECRET_KEY": SECRET}
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "postgresql+s3":
+            for name, value in s3server.ENVIRONMENT.items():
+                patch.setenv(name, value)
+            cluster = request.getfixturevalue("postgres_cluster")
+            settings["BLOB_URL"] = request.getfixturevalue("s3_server").new_bucket()
+            settings["DATABASE_URL"] = request.getfixturevalue("session_database")
+            assert cluster
+            run_recto(data, "db", "upgrade", **settings)
+        keys = [make_key(data, name, **settings) for name in ("one", "two")]
+        with started(data, **settings) as server:
+            yield Stack(server, *keys)
+
+
+@pytest.fixture(scope="session")
+def session_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database for the session."""
+    with request.getfixturevalue("postgres_cluster").database() as url:
+        yield url
 
 
 # --- with a stand-in for vLLM ---------------------------------------------------------------------

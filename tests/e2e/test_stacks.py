@@ -3,65 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BytesIO
 
 import httpx
 import openai
 import pytest
-from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 
-from tests import helpers, s3server
-from tests.e2e.conftest import Server, make_key, run_recto, started
+from tests import helpers
+from tests.e2e.conftest import Stack
 
 PDF = helpers.pages_pdf(3)
-SECRET = "a master secret of the tests 0123456789"
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A server that asks for keys, and two organisations' keys."""
-
-    server: Server
-    key: str
-    other: str
-
-    def mistral(self, key: str | None = None) -> Mistral:
-        return Mistral(api_key=key or self.key, server_url=self.server.base)
-
-    def openai(self, key: str | None = None) -> openai.OpenAI:
-        base = f"{self.server.base}/v1"
-        return openai.OpenAI(api_key=key or self.key, base_url=base, max_retries=0)
-
-
-@pytest.fixture(scope="module", params=["sqlite+disk", "postgresql+s3"])
-def stack(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """A server on each pair of stores, set up with the commands of an operator."""
-    data = tmp_path_factory.mktemp("stack")
-    settings = {"SHOW_HIDDEN_MODELS": "true", "SECRET_KEY": SECRET}
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "postgresql+s3":
-            for name, value in s3server.ENVIRONMENT.items():
-                patch.setenv(name, value)
-            cluster = request.getfixturevalue("postgres_cluster")
-            settings["BLOB_URL"] = request.getfixturevalue("s3_server").new_bucket()
-            settings["DATABASE_URL"] = request.getfixturevalue("module_database")
-            assert cluster
-            run_recto(data, "db", "upgrade", **settings)
-        keys = [make_key(data, name, **settings) for name in ("one", "two")]
-        with started(data, **settings) as server:
-            yield Stack(server, *keys)
-
-
-@pytest.fixture(scope="module")
-def module_database(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database for the module."""
-    with request.getfixturevalue("postgres_cluster").database() as url:
-        yield url
 
 
 def test_mistral_does_all_file_work(stack: Stack) -> None:
