@@ -2,20 +2,27 @@
 
 Why: uvicorn waits for ever for the rest of a request's headers, reads headers of any length, and
 closes a connection only when its client has taken everything. Whoever opens connections and does
-nothing with them would take all file descriptors. A proxy in front has such deadlines; nobody can
-rely on there being one. (The body's deadline is `files_api.kit.patience`.)
+nothing with them would take all file descriptors. It also takes any number of requests ahead of
+their answers, and takes the body of a request that asks for an upgrade for the next request. A
+proxy in front may see to all this; nobody can rely on there being one. (The body's deadline is
+`files_api.kit.patience`.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
+import socket
+import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEADER_SECONDS = 10.0
 """From a connection, or the first byte of its next request, to the end of the headers."""
@@ -29,6 +36,8 @@ MAX_HEAD_BYTES = 64 * 1024
 """Of all headers with the request line, and of what stands between the pieces of a body."""
 MAX_LINE_BYTES = 8 * 1024
 """Of the request's target; RFC 9112 (3) recommends to take 8,000 at least."""
+MAX_WAITING = 8
+"""Requests that came before the answer to the one before them (pipelining)."""
 BACKLOG = 2048
 """Connections that wait to be accepted."""
 
@@ -93,6 +102,42 @@ def raise_file_limit() -> int:
     return wanted
 
 
+class _Flow(FlowControl):
+    """Reads no further while requests wait that hold much, whoever asks for it."""
+
+    def __init__(self, transport: asyncio.Transport, full: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._full = full
+
+    def resume_reading(self) -> None:
+        if not self._full():
+            super().resume_reading()
+
+
+class _Exit:
+    """The connection as a request's cycle sees it: it leaves the closing to the protocol."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
+def _acknowledged(transport: asyncio.Transport) -> int:
+    """Return how many bytes the client's system has taken; 0 where nobody tells.
+
+    What the kernel holds for the client may be megabytes: for minutes it may take nothing from us
+    while a slow client reads. (``tcpi_bytes_acked`` of ``struct tcp_info``, Linux 4.1.)
+    """
+    try:
+        info = transport.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_INFO, 128
+        )
+        return int(struct.unpack_from("=Q", info, 120)[0])
+    except (AttributeError, OSError, struct.error):
+        return 0
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection. Whenever it waits for the client, a deadline is running.
 
@@ -101,6 +146,7 @@ class GuardedProtocol(HttpToolsProtocol):
     - for the client to take what was written: until it has taken everything.
 
     Between requests uvicorn's own keep-alive time holds until a byte comes.
+    A client that ends its side of the connection has left: half-closing looks the same.
     """
 
     config: Config
@@ -109,24 +155,33 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **more)
         self._waiting: asyncio.TimerHandle | None = None  # for headers, or an unwanted body
         self._writing: asyncio.TimerHandle | None = None  # for the client to read
-        self._unwritten = 0
+        self._unwritten = self._acked = 0
         self._taken = False
         self._in_body = False
         self._silent = 0  # bytes since something came of them
+        self._ahead = 0  # bytes of requests that wait
+        self._deaf = False  # whether what comes is dropped
         self._refusal: int | None = None
+        self._answering: RequestResponseCycle | None = None
 
     # --- the connection ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, unless there are too many connections."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self._full)
         if len(self.connections) > self.config.max_connections:
             self._refuse(503)
         else:
             self._wait(self.config.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Let go of everything, and tell the requests; uvicorn tells only the newest."""
+        for cycle in (self._answering, *(cycle for cycle, _ in self.pipeline)):
+            if cycle and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it running after an error
         self._stop_waiting()
@@ -136,16 +191,55 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; see to it that a deadline runs when it leaves us waiting."""
-        if self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        if not self._hears():
             return
         self._silent += len(data)
-        super().data_received(data)
-        if self.transport.is_closing():
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or 400)
+        if not self._hears():
             return
         if self._silent > MAX_HEAD_BYTES:
             self._refuse(431)
         elif self._idle() and not self._in_body and self._waiting is None:
             self._wait(self.config.header_seconds)
+        if self.pipeline:
+            self.flow.resume_reading()  # that the client left is seen only by reading
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser; have a request that asks for an upgrade read as one that does not.
+
+        A server may ignore the wish (RFC 9110, 7.8). But the parser ends with the headers then:
+        its successor gets them again, without the wish, and what follows them.
+
+        Raises:
+            HttpParserError: what came is no HTTP, or is not to be read further.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                headers = [header for header in self.headers if header[0] != b"upgrade"]
+                if len(headers) == len(self.headers):  # CONNECT is an upgrade as it is
+                    raise httptools.HttpParserError("no tunnels") from stop
+                version = self.parser.get_http_version().encode()
+                lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+                lines += [name + b": " + value for name, value in headers]
+                data = b"\r\n".join(lines) + b"\r\n\r\n" + data[stop.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
+            else:
+                return
+
+    def _hears(self) -> bool:
+        """Tell whether what comes is taken."""
+        return not (self._deaf or self.transport.is_closing())
+
+    def _full(self) -> bool:
+        """Tell whether enough was read ahead."""
+        return bool(self.pipeline) and self._ahead > HIGH_WATER_LIMIT and not self._deaf
 
     def _idle(self) -> bool:
         """Tell whether no request is being answered."""
@@ -160,41 +254,65 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin to answer, unless the headers are too long."""
+        """Begin to answer, unless the headers are too long, or too many requests wait."""
+        if self.parser.should_upgrade():
+            return
         self._silent = 0
+        size = len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
         if len(self.url) > MAX_LINE_BYTES:
             self._refusal = 414
-        elif len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > MAX_HEAD_BYTES:
+        elif size > MAX_HEAD_BYTES:
             self._refusal = 431
         if self._refusal:
             raise ValueError("the headers are too long")  # ends the parser's work
+        if not self._idle() and (len(self.pipeline) >= MAX_WAITING or not self.cycle.keep_alive):
+            raise ValueError("there is no answer to more requests")
         self._stop_waiting()
         self._in_body = True
         super().on_headers_complete()
+        exit_ = _Exit(self.transport, self._leave)
+        self.cycle.transport = exit_  # type: ignore[assignment]
+        if self.pipeline:
+            self._ahead += size
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._silent = 0
+        if self.pipeline:
+            self._ahead += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note a request's end."""
+        if self.parser.should_upgrade():
+            return
         self._silent = 0
         self._in_body = False
         self._stop_waiting()
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words
-        """Refuse what the parser could not take, or was not to."""
-        self._refuse(self._refusal or 400)
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to answer a request, the first or one that waited."""
+        self._answering = cycle
+        if not self.pipeline:
+            self._ahead = 0
+        super()._start_asgi_task(cycle, app)
+
+    # --- the end ----------------------------------------------------------------------------------
 
     def _refuse(self, status: int) -> None:
         """Answer without the application, and close.
 
-        While a request is being answered nothing can be said about the next one.
+        While requests are being answered nothing can be said about the next one: they are answered
+        and nothing more is heard. In a body there is nothing to wait for.
         """
         self._stop_waiting()
-        if self._idle():
+        if not self._in_body and not self._idle():
+            self._deaf = True
+            self.cycle.keep_alive = False
+            self.flow.resume_reading()
+            return
+        if not self._in_body:
             lines = (
                 _REFUSALS[status],
                 *(name + b": " + value for name, value in self.server_state.default_headers),
@@ -204,13 +322,28 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n")
         self._close()
 
+    def _leave(self) -> None:
+        """Close after the last answer, or when an application failed.
+
+        A client that may still be sending would lose its answer. So it gets the answer and the end,
+        and what it sends is dropped until it closes, or for some seconds (RFC 9112, 9.6).
+        """
+        answered = self._answering is not None and self._answering.response_complete
+        if answered and (self._deaf or (self._in_body and self._idle())):
+            self._deaf = True
+            self.pipeline.clear()
+            if not self.transport.is_closing():
+                self.transport.write_eof()
+        else:
+            self.transport.close()
+
     # --- deadlines --------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
         """Wait for what is left of the request, and for the client to take its answer."""
         super().on_response_complete()
         self._watch_writing()
-        if self._in_body and self._idle() and not self.transport.is_closing():
+        if (self._in_body or self._deaf) and self._idle() and not self.transport.is_closing():
             self._wait(LINGER_SECONDS)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -249,12 +382,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """Look again later, while anything is unwritten, whether the client took some of it."""
         if self._writing is None and (size := self.transport.get_write_buffer_size()):
             self._unwritten, self._taken = size, False
+            self._acked = _acknowledged(self.transport)
             self._writing = self.loop.call_later(self.config.unread_seconds, self._look_at_writing)
 
     def _look_at_writing(self) -> None:
         self._writing = None
         size = self.transport.get_write_buffer_size()
-        if size >= self._unwritten and not self._taken:
-            self.transport.abort()
-        else:
+        if size < self._unwritten or self._taken or _acknowledged(self.transport) > self._acked:
             self._watch_writing()
+        else:
+            self.transport.abort()
