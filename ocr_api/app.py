@@ -19,7 +19,7 @@ from model_registry.card import Card, CardError
 from model_registry.registry import Registry, load
 from model_registry.routing import place
 from ocr_api import migrations
-from ocr_api.apis import Check, Door, Services
+from ocr_api.apis import Check, Door, ModelServer, Services
 from ocr_api.documents import Documents, OpensFiles
 from ocr_api.engines import Engine, Supplies
 from ocr_api.outbound import Outbound, OutboundLimits
@@ -36,7 +36,8 @@ ENGINE_TASKS, RENDER_TASKS = 2000, 5000
 """A child is replaced after so many pages, so that no leak of a C library lasts."""
 
 BODIES_AT_ONCE = 4
-"""JSON bodies of full length that are held at a time; shorter ones are more."""
+"""JSON bodies of full length that are held at a time, half of them of one organisation at most;
+shorter ones are more."""
 
 ENGINES, PARSERS, DOORS = "ocr_api.engines", "ocr_api.parsers", "ocr_api.apis"
 
@@ -174,6 +175,7 @@ def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop:
         bodies=JsonBodies(settings.max_json_bytes, settings.max_json_bytes * BODIES_AT_ONCE),
         max_answer_bytes=settings.max_answer_bytes,
         limits=files.limits,
+        any_keys=files.keys.any,
     )
     for name in settings.doors or named.names(DOORS):
         door = named.leaf(DOORS, name, Door)()  # type: ignore[type-abstract]
@@ -181,14 +183,13 @@ def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop:
     app.include_router(files_router())
 
 
-def _model_checks(workshop: Workshop) -> dict[str, Check]:
-    checks: dict[str, Check] = {}
+def _model_checks(workshop: Workshop) -> dict[ModelServer, Check]:
     servers = workshop.registry.servers()
-    for card in workshop.registry.cards():
-        for url in servers[card.id] or (None,):
-            where = f" at {place(url)}" if url else ""
-            checks[f"model {card.id}{where}"] = partial(_engine_check, workshop, card, url)
-    return checks
+    return {
+        (card.id, place(url) if url else None): partial(_engine_check, workshop, card, url)
+        for card in workshop.registry.cards()
+        for url in servers[card.id] or (None,)
+    }
 
 
 async def _drawing_check(workshop: Workshop) -> str | None:

@@ -1,4 +1,4 @@
-"""JSON bodies, read under bounds: of one body, of its values, of all bodies at once.
+"""JSON bodies, read under bounds: of one, of its values, of an owner's and of all at once.
 
 Why: a document may travel inside a request, so a body may be large; but a large body must be one
 long string. Fifteen megabytes of `[[],[],…` would become two gigabytes of Python lists.
@@ -6,6 +6,7 @@ long string. Fifteen megabytes of `[[],[],…` would become two gigabytes of Pyt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from files_api.kit import errors
+from files_api.kit import errors, metrics
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -35,14 +36,19 @@ class JsonBodies:
     """Reads the JSON bodies of one process."""
 
     def __init__(self, max_bytes: int, total_bytes: int) -> None:
-        """Take the most bytes of one body, and of all that are held at the same time."""
+        """Take the most bytes of one body, and of all that are held at the same time.
+
+        One owner holds half of all at most, so that nobody alone keeps the others out; but
+        always one body of full length.
+        """
         self._max_bytes = max_bytes
         self._total_bytes = total_bytes
-        self._held = 0
+        self._share = max(max_bytes, total_bytes // 2)
+        self._held: Counter[str] = Counter()
 
     @asynccontextmanager
     async def read(
-        self, request: Request, model: type[Body], absent: object = None
+        self, request: Request, model: type[Body], absent: object = None, *, owner: str
     ) -> AsyncIterator[Body]:
         """Give the body as a model, whatever content type the client declared.
 
@@ -52,9 +58,11 @@ class JsonBodies:
             request: the request; its body must not have been read.
             model: the shape.
             absent: what an empty body means; None makes it an error.
+            owner: whose body it is: the id of the caller's organisation.
 
         Raises:
             TooLarge: the body is longer; counted as it comes, never trusted from a header.
+            RateLimited: the bodies of this owner together would be more than its share.
             Overloaded: all bodies together would be too long.
             BodyTimeout: the body came too slowly (`files_api.kit.patience`).
             InvalidJson: it is not JSON, or empty.
@@ -62,39 +70,53 @@ class JsonBodies:
             ValidationFailed: it is JSON of another shape; the message names the field.
             ClientGoneError: the client left before its end.
         """
-        text = await self._receive(request)
+        text = await self._receive(request, owner)
         size = _counted(len(text))
         try:
             body = _as_model(text, model, absent)
             del text
             yield body
         finally:
-            self._held -= size
+            self._hold(owner, -size)
 
-    async def _receive(self, request: Request) -> bytearray:
+    async def _receive(self, request: Request, owner: str) -> bytearray:
         """Return the whole body, counted as held; nothing is held when this raises."""
         text = bytearray()
         try:
             async for chunk in request.stream():
                 more = _counted(len(text) + len(chunk)) - _counted(len(text))
-                self._check_room(len(text) + len(chunk), more)
+                self._check_room(owner, len(text) + len(chunk), more)
                 text += chunk
-                self._held += more
+                self._hold(owner, more)
         except BaseException as error:
-            self._held -= _counted(len(text))
+            self._hold(owner, -_counted(len(text)))
             if isinstance(error, ClientDisconnect):
                 raise ClientGoneError from error
             raise
         return text
 
-    def _check_room(self, size: int, more: int) -> None:
+    def _check_room(self, owner: str, size: int, more: int) -> None:
         if size > self._max_bytes:
             raise errors.TooLarge(
                 f"The request body is longer than {self._max_bytes} bytes. "
                 "Upload large documents with POST /v1/files."
             )
-        if self._held + more > self._total_bytes:
+        if not more:
+            return
+        if self._held[owner] + more > self._share:
+            metrics.rate_limited("bodies")
+            raise errors.RateLimited(
+                "The organisation has too many large bodies at once; try again, or upload large "
+                "documents with POST /v1/files."
+            )
+        if self._held.total() + more > self._total_bytes:
+            metrics.rate_limited("all_bodies")
             raise errors.Overloaded
+
+    def _hold(self, owner: str, more: int) -> None:
+        self._held[owner] += more
+        if not self._held[owner]:
+            del self._held[owner]
 
 
 def _counted(size: int) -> int:

@@ -89,7 +89,11 @@ def fetch_refused(reason: str) -> None:
 
 
 def rate_limited(limit: str) -> None:
-    """Count a request that was refused: by ``requests``, ``pages``, ``bytes``, ``uploads``."""
+    """Count a request that was refused.
+
+    By a limit of the organisation (``requests``, ``pages``, ``bytes``, ``uploads``, ``bodies``), or
+    of all together (``all_uploads``, ``all_bodies``).
+    """
     _rate_limited.labels(limit).inc()
 
 

@@ -3,8 +3,11 @@
 The waiting starts with some seconds of patience. Waiting uses them up, bytes that come give them
 back, and there are never more than at the start. So no pause is longer than that, and over any
 longer time the body comes at `LEAST_RATE` at least; else a client could send a byte now and then
-for ever. Apache's mod_reqtimeout grants time by bytes in the same way (``MinRate=500``), but
-without an upper bound, so that a large body could earn hours.
+for ever. Apache's mod_reqtimeout grants time by bytes in the same way (``MinRate=500``).
+
+More is asked of a body that takes long: the whole of it has a minute, and a second more for each
+`FAIR_RATE` bytes that came. Half a gigabyte at `LEAST_RATE` would hold one of the places for
+uploads for twelve days.
 
 Only our waiting counts: while we store what has come, the client may do nothing.
 """
@@ -23,17 +26,34 @@ LEAST_RATE = 500
 """Bytes in a second; the default of Apache's mod_reqtimeout (``body=20,MinRate=500``)."""
 
 
+FIRST_SECONDS = 60.0
+"""How long a body may take before `FAIR_RATE` is asked of it."""
+FAIR_RATE = 8 * 1024
+"""Bytes in a second, on average of the whole body: a choice of ours, 64 kbit/s.
+
+It is what one ISDN or GPRS line carries: any person's line sends more. At this rate the largest
+JSON body takes three hours.
+"""
+
+
 class Patience:
     """What is left of the seconds that we wait for a client."""
 
     def __init__(self, seconds: float, rate: float = LEAST_RATE) -> None:
         """Take the patience at the start, which is the most, and the bytes that earn a second."""
-        self._most = self.left = seconds
+        self._most = self._pause = seconds
+        self._whole = max(FIRST_SECONDS, seconds)
         self._rate = rate
+
+    @property
+    def left(self) -> float:
+        """How many seconds we wait now: for the next piece, and within what the whole has left."""
+        return min(self._pause, self._whole)
 
     def note(self, waited: float, came: int) -> None:
         """Take account of a wait of so many seconds, at whose end so many bytes came."""
-        self.left = min(self._most, max(0.0, self.left - waited) + came / self._rate)
+        self._pause = min(self._most, max(0.0, self._pause - waited) + came / self._rate)
+        self._whole = max(0.0, self._whole - waited) + came / FAIR_RATE
 
 
 class PatientBody:

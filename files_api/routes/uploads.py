@@ -180,7 +180,7 @@ class _Door:
 
     async def open_upload(self, request: Request, who: FilesWriter) -> Response:
         """Begin an upload: its parts may come within an hour, then it is completed."""
-        async with self._bodies.read(request, NewUpload) as body:
+        async with self._bodies.read(request, NewUpload, owner=who.org_id) as body:
             who = await acting_in_body(request, who, {"org_id": body.org_id})
             expires_in = body.expires_after.seconds if body.expires_after else None
             facts = (body.bytes, body.filename, body.mime_type, body.purpose, expires_in)
@@ -196,7 +196,7 @@ class _Door:
         self, request: Request, who: FilesWriter, upload_id: UploadId
     ) -> UploadObject:
         """Make the parts a file, in the order that is given; asked again, answer the same."""
-        async with self._bodies.read(request, Completion) as body:
+        async with self._bodies.read(request, Completion, owner=who.org_id) as body:
             who = await acting_in_body(request, who, {"org_id": body.org_id})
             part_ids, md5 = body.part_ids, body.md5
         return _upload_object(await _uploads(request).complete(who, upload_id, part_ids, md5))

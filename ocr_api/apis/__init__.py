@@ -20,6 +20,14 @@ from ocr_api.pipeline import Pipeline
 Check = Callable[[], Awaitable[str | None]]
 """Returns what is wrong, or None; an AppError says it too."""
 
+ModelServer = tuple[str, str | None]
+"""A card's id, and host and port of a server that runs it; None where the engine needs none."""
+
+
+async def no_keys() -> bool:
+    """Say that no key was ever made."""
+    return False
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -29,7 +37,7 @@ class Services:
     registry: Registry
     checks: Mapping[str, Check]
     """By the name of what is checked: what no request can be answered without."""
-    model_checks: Mapping[str, Check]
+    model_checks: Mapping[ModelServer, Check]
     """The same for the servers of models, of which one at least must answer."""
     bodies: JsonBodies
     """Reads request bodies under the process's bounds."""
@@ -37,6 +45,8 @@ class Services:
     """Longest JSON answer."""
     limits: Limits
     """What organisations may ask for; the callers count requests, a door counts pages."""
+    any_keys: Callable[[], Awaitable[bool]] = no_keys
+    """Tells whether a key was ever made: strangers are then told no addresses."""
 
 
 class Door(ABC):

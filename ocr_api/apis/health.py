@@ -3,16 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
+from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from files_api.kit import metrics
 from files_api.kit.errors import AppError
-from ocr_api.apis import Check, Door, Services
+from ocr_api.apis import Check, Door, ModelServer, Services
 
 CHECK_SECONDS = 5.0
 """A check that takes longer counts as failed."""
+READY = "ok"
+SHARED_SECONDS = 1.0
+"""How long an answer is given again: anybody may ask, and each check costs a write or a request."""
+
+Answer = TypeVar("Answer")
+
+
+class Shared(Generic[Answer]):
+    """The answer to one question, found once for all who ask at about the same time."""
+
+    def __init__(
+        self,
+        find: Callable[[], Awaitable[Answer]],
+        seconds: float = SHARED_SECONDS,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """Take what finds the answer, and how many seconds an answer is good."""
+        self._find = find
+        self._seconds = seconds
+        self._clock = clock
+        self._finding: asyncio.Task[Answer] | None = None
+        self._good_until = float("-inf")
+
+    async def get(self) -> Answer:
+        """Return an answer that was found just now, or wait for the one that is being found.
+
+        Raises whatever ended the finding; the next to ask begins it anew.
+        """
+        if self._finding is None or (self._finding.done() and self._clock() >= self._good_until):
+            self._finding = asyncio.create_task(self._look(), name="readiness")
+        # Who leaves must not end it for the others.
+        return await asyncio.shield(self._finding)
+
+    async def _look(self) -> Answer:
+        self._good_until = float("-inf")
+        answer = await self._find()
+        self._good_until = self._clock() + self._seconds
+        return answer
 
 
 class Health(Door):
@@ -21,27 +63,23 @@ class Health(Door):
     def router(self, services: Services) -> APIRouter:
         """Return the four health routes and the metrics."""
         router = APIRouter(tags=["health"])
+        readiness = Shared(lambda: _readiness(services))
 
         @router.get("/livez")
         @router.get("/health", include_in_schema=False)
         @router.get("/healthz", include_in_schema=False)
         async def livez() -> dict[str, str]:
             """Answer while the process runs."""
-            return {"status": "ok"}
+            return {"status": READY}
 
         @router.get("/readyz", responses={503: {"description": "Something is not ready."}})
         async def readyz() -> JSONResponse:
-            """Check the database, the blob store and each model's server; one model will do."""
-            checks = {**services.checks, **services.model_checks}
-            answers = await asyncio.gather(*map(_ask, checks.values()))
-            problems = dict(zip(checks, answers, strict=True))
-            a_model = not all(problems[name] for name in services.model_checks)
-            ready = a_model and not any(problems[name] for name in services.checks)
-            body = {
-                "status": "ok" if ready else "not ready",
-                "checks": {name: problem or "ok" for name, problem in problems.items()},
-            }
-            return JSONResponse(body, status_code=200 if ready else 503)
+            """Check the database, the blob store and each model's server; one model will do.
+
+            An answer is given again for a second.
+            """
+            body = await readiness.get()
+            return JSONResponse(body, status_code=200 if body["status"] == READY else 503)
 
         @router.get("/metrics", response_class=PlainTextResponse)
         async def counted() -> PlainTextResponse:
@@ -53,6 +91,37 @@ class Health(Door):
             return PlainTextResponse(metrics.page(), media_type=metrics.MEDIA_TYPE)
 
         return router
+
+
+async def _readiness(services: Services) -> dict[str, Any]:
+    """Make every check; return the body of the answer."""
+    checks = [*services.checks.values(), *services.model_checks.values()]
+    problems = await asyncio.gather(*map(_ask, checks))
+    needed, models = problems[: len(services.checks)], problems[len(services.checks) :]
+    ready = not any(needed) and not all(models)
+    names = [*services.checks, *_shown(services.model_checks, await _hidden(services))]
+    return {
+        "status": READY if ready else "not ready",
+        "checks": {name: problem or "ok" for name, problem in zip(names, problems, strict=True)},
+    }
+
+
+async def _hidden(services: Services) -> bool:
+    """Tell whether strangers may ask; where nobody knows, they may."""
+    try:
+        return await asyncio.wait_for(services.any_keys(), CHECK_SECONDS)
+    except Exception:  # noqa: BLE001 - whatever fails, the checks say it
+        return True
+
+
+def _shown(servers: Iterable[ModelServer], hidden: bool) -> list[str]:
+    """Return the names of the models' servers: with addresses, or numbered for each card."""
+    names, seen = [], Counter[str]()
+    for card, place in servers:
+        seen[card] += 1
+        where = f"server {seen[card]}" if hidden else place
+        names.append(f"model {card} at {where}" if place else f"model {card}")
+    return names
 
 
 async def _ask(check: Check) -> str | None:

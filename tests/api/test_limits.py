@@ -6,22 +6,25 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from pydantic import SecretStr
 
 from ocr_api import app
-from ocr_api.settings import Settings
+from ocr_api.settings import MIB, Settings
 from tests import helpers
 from tests.conftest import running
+from tests.keys_desk import SECRET, desk
 
 PDF = helpers.pages_pdf(3)
 INLINE = {"document_content": base64.b64encode(PDF).decode()}
 
 
 @asynccontextmanager
-async def limited(settings: Settings, **limits: float) -> AsyncIterator[httpx.AsyncClient]:
+async def limited(settings: Settings, **limits: Any) -> AsyncIterator[httpx.AsyncClient]:
     """The whole service, with these settings, too."""
     service = app.create(settings.model_copy(update=limits))
     transport = httpx.ASGITransport(service)
@@ -126,6 +129,62 @@ async def test_uploads_at_once(settings: Settings, limit: str, status: int) -> N
         assert [(await answer).status_code for answer in running] == [200, 200]
         kept = await client.post("/v1/files", files={"file": ("a.pdf", b"%PDF-1.7")})
         assert kept.status_code == 200
+
+
+async def test_one_organisation_does_not_hold_all_room_for_bodies(settings: Settings) -> None:
+    """R17: its key sends two large bodies slowly; the third is refused, others' are read."""
+    url = f"sqlite:///{settings.data_dir}/recto.db"
+    settings.data_dir.mkdir()
+    limits = {"database_url": url, "secret_key": SecretStr(SECRET), "max_inline_bytes": 3 * MIB}
+    async with desk(url) as opened, limited(settings, **limits) as client:
+        slow, other = [
+            {"authorization": f"Bearer {await opened.key(await opened.org(name))}"}
+            for name in ("slow", "other")
+        ]
+        more, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b'{"model": "' + b"x" * (4 * MIB)
+            begun.release()
+            await more.wait()
+            yield b'"}'
+
+        async def send(who: dict[str, str]) -> httpx.Response:
+            content = b'{"model": "echo", "document": {"document_content": "%s"}}'
+            sent = content % base64.b64encode(PDF + b"\n" * (2 * MIB))
+            return await client.post("/v1/ocr", content=sent, headers=who)
+
+        held = [
+            asyncio.create_task(client.post("/v1/ocr", content=slowly(), headers=slow))
+            for _ in range(2)
+        ]
+        for _ in held:
+            await begun.acquire()
+        refused = await send(slow)
+        check_refused(refused)
+        assert "too many large bodies at once" in refused.json()["message"]
+        assert (await send(other)).status_code == 200
+        more.set()
+        assert [(await answer).status_code for answer in held] == [422, 422]
+        assert (await send(slow)).status_code == 200
+
+
+async def test_readiness_is_found_once_and_shows_no_address_where_there_are_keys(
+    settings: Settings,
+) -> None:
+    url = f"sqlite:///{settings.data_dir}/recto.db"
+    settings.data_dir.mkdir()
+    model = "zai-org/GLM-OCR"
+    servers = {model: ("http://127.0.0.1:9/v1", "http://localhost:9/v1")}
+    more = {"database_url": url, "secret_key": SecretStr(SECRET), "engine_urls": servers}
+    async with desk(url) as opened, limited(settings, **more) as client:
+        await opened.key(await opened.org("some"))
+        answers = await asyncio.gather(*(client.get("/readyz") for _ in range(50)))
+    assert len({answer.text for answer in answers}) == 1
+    assert (answers[0].status_code, ":9" in answers[0].text) == (200, False)
+    assert {f"model {model} at server {number}" for number in (1, 2)} <= set(
+        answers[0].json()["checks"]
+    )
 
 
 async def test_openais_client_knows_the_error(settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -68,7 +68,7 @@ async def test_r20_one_key_fifty_times_with_kills_in_between(
             up.set()
             asked = Asked(http, recto, up, f"key {number}", f"{number}.bin", rng.randbytes(50_000))
             sending = asyncio.gather(*(asked.until_answered() for _ in range(50)))
-            await asyncio.sleep(rng.uniform(0, 0.5))
+            await asked.heard(rng.randrange(1, 25))
             up.clear()
             await asyncio.to_thread(recto.kill)
             await minute_passes(stores)
@@ -95,6 +95,12 @@ class Asked:
     name: str
     content: bytes
     cut_off: int = 0
+    _answers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    async def heard(self, answers: int) -> None:
+        """Return when so many answers have come; about as many senders wait for theirs."""
+        for _ in range(answers):
+            await self._answers.acquire()
 
     async def until_answered(self) -> bytes:
         """Return the body of the 200."""
@@ -109,6 +115,7 @@ class Asked:
             except httpx.TransportError:
                 self.cut_off += 1
                 continue
+            self._answers.release()
             if answer.status_code == 200:
                 return answer.content
             assert answer.status_code == 409, answer.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,7 @@ from tests.durability.conftest import Sweep
 from tests.durability.process import Recto
 
 KEPT = b"kept through the outage"
+SOON = 10.0
 
 
 def upload(http: httpx.Client, content: bytes) -> httpx.Response:
@@ -44,12 +46,14 @@ def without_the_store(http: httpx.Client, file_id: str) -> None:
 
 
 def recovered(http: httpx.Client, file_id: str) -> None:
-    """Everything works at once, without a restart."""
-    assert http.get("/readyz").status_code == 200
+    """Everything works at once, without a restart; readiness is looked at again within seconds."""
     assert http.get(f"/v1/files/{file_id}/content").content == KEPT
     new = upload(http, b"new").json()["id"]
     assert http.get(f"/v1/files/{new}/content").content == b"new"
     assert len(http.get("/v1/files").json()["data"]) == 2
+    end = time.monotonic() + SOON
+    while http.get("/readyz").status_code != 200:
+        assert time.monotonic() < end
 
 
 @pytest.mark.parametrize("kind", ["local"], indirect=True)

@@ -92,7 +92,7 @@ class Mistral(Door):
         )
         async def read_document(request: Request, caller: OcrCaller) -> Response:
             """Read a document that the request names or holds."""
-            async with read(request, OcrBody) as body:
+            async with read(request, OcrBody, owner=caller.org_id) as body:
                 who = await acting_in_body(request, caller, organisations_of(body))
                 source = source_of(body)
                 if isinstance(source, FileSource):
@@ -107,7 +107,7 @@ class Mistral(Door):
         )
         async def read_file(file_id: str, request: Request, caller: FileOcrCaller) -> Response:
             """Read an uploaded file; the body may be absent."""
-            async with read(request, FileOcrBody, absent={}) as body:
+            async with read(request, FileOcrBody, absent={}, owner=caller.org_id) as body:
                 who = await acting_in_body(request, caller, organisations_of(body))
                 source = FileSource(file_id, "file_id")
                 wanted = OcrRequest(source, body.model, to_options(body), request_id.get())

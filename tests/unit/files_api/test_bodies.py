@@ -1,4 +1,4 @@
-"""Bodies under bounds: one JSON body, its values, all at once; and the time that one may take."""
+"""JSON bodies under bounds: one of them, its values, an owner's, all at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.types import Message
@@ -17,7 +15,10 @@ from starlette.types import Message
 from files_api.kit import bodies as module
 from files_api.kit import errors
 from files_api.kit.bodies import ClientGoneError, JsonBodies
-from files_api.kit.patience import Patience, PatientBody
+from files_api.kit.patience import PatientBody
+from tests.unit.files_api.test_metrics import value
+
+SIXTY = b'{"name": "' + b"x" * 48 + b'"}'
 
 
 class Thing(BaseModel):
@@ -42,8 +43,10 @@ def _all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SMALL_BYTES", 0)
 
 
-async def read(bodies: JsonBodies, request: Request, absent: object = None) -> Thing:
-    async with bodies.read(request, Thing, absent) as body:
+async def read(
+    bodies: JsonBodies, request: Request, absent: object = None, owner: str = "one"
+) -> Thing:
+    async with bodies.read(request, Thing, absent, owner=owner) as body:
         return body
 
 
@@ -81,13 +84,65 @@ async def test_what_is_refused(text: bytes, error: type[errors.AppError]) -> Non
 
 async def test_all_bodies_together_are_bounded_until_each_is_done() -> None:
     bodies = JsonBodies(60, 100)
-    text = b'{"name": "' + b"x" * 48 + b'"}'
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(bodies.read(request_of(text), Thing))
+        await stack.enter_async_context(bodies.read(request_of(SIXTY), Thing, owner="one"))
         with pytest.raises(errors.Overloaded):
-            await read(bodies, request_of(text))
-        assert (await read(bodies, request_of(b"{}"))).name == "none"
-    assert len((await read(bodies, request_of(text))).name) == 48
+            await read(bodies, request_of(SIXTY), owner="two")
+        assert (await read(bodies, request_of(b"{}"), owner="two")).name == "none"
+    assert len((await read(bodies, request_of(SIXTY), owner="two")).name) == 48
+    assert not bodies._held
+
+
+async def test_one_owner_holds_half_of_all_at_most() -> None:
+    """R17: bodies that one key trickles shut nobody else out."""
+    before = value("ocr_rate_limited_total", limit="bodies")
+    bodies = JsonBodies(60, 240)
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(bodies.read(request_of(SIXTY), Thing, owner="one"))
+        for request in (request_of(SIXTY), request_of(b"{}")):
+            with pytest.raises(errors.RateLimited, match="too many large bodies") as caught:
+                await read(bodies, request)
+            assert (caught.value.status, caught.value.headers()) == (429, {"Retry-After": "1"})
+        for _ in range(2):
+            await stack.enter_async_context(bodies.read(request_of(SIXTY), Thing, owner="two"))
+        for owner, error in (
+            ("one", errors.RateLimited),
+            ("two", errors.RateLimited),
+            ("three", errors.Overloaded),
+        ):
+            with pytest.raises(error):
+                await read(bodies, request_of(SIXTY), owner=owner)
+    assert value("ocr_rate_limited_total", limit="bodies") == before + 4
+    assert not bodies._held
+    assert len((await read(bodies, request_of(SIXTY))).name) == 48
+
+
+async def test_a_body_that_comes_slowly_counts_while_it_comes() -> None:
+    bodies, more = JsonBodies(60, 120), asyncio.Event()
+    pieces = [SIXTY[:50], SIXTY[50:]]
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield pieces[0]
+        await more.wait()
+        yield pieces[1]
+
+    request = request_of()
+    request.stream = slowly  # type: ignore[method-assign]
+    first = asyncio.create_task(read(bodies, request))
+    await asyncio.sleep(0)
+    with pytest.raises(errors.RateLimited):
+        await read(bodies, request_of(SIXTY))
+    assert len((await read(bodies, request_of(SIXTY), owner="two")).name) == 48
+    more.set()
+    assert len((await first).name) == 48
+    assert not bodies._held
+
+
+@pytest.mark.parametrize("total", [60, 61, 119])
+async def test_an_owner_has_room_for_a_body_of_full_length(total: int) -> None:
+    bodies = JsonBodies(60, total)
+    assert len((await read(bodies, request_of(SIXTY))).name) == 48
 
 
 async def test_a_client_that_leaves_half_way_holds_nothing() -> None:
@@ -121,9 +176,9 @@ async def test_small_bodies_get_in_when_large_ones_hold_everything(
 ) -> None:
     monkeypatch.setattr(module, "SMALL_BYTES", 20)
     bodies = JsonBodies(60, 60)
-    async with bodies.read(request_of(b'{"name": "' + b"x" * 48 + b'"}'), Thing):
+    async with bodies.read(request_of(SIXTY), Thing, owner="one"):
         with pytest.raises(errors.Overloaded):
-            await read(bodies, request_of(b'{"name": "xxxxxxxxxxxx"}'))
+            await read(bodies, request_of(b'{"name": "xxxxxxxxxxxx"}'), owner="two")
         assert (await read(bodies, request_of(b'{"name": "x"}'))).name == "x"
 
 
@@ -144,68 +199,3 @@ async def test_a_body_that_is_late_holds_nothing() -> None:
         await read(bodies, request)
     assert late.late
     assert (await read(bodies, request_of(b'{"name": "xxxxx"}'))).name == "xxxxx"
-
-
-async def test_what_follows_a_body_may_take_for_ever() -> None:
-    """The hang-up is waited for as long as the work takes."""
-    messages: asyncio.Queue[Message] = asyncio.Queue()
-    body = PatientBody(messages.get, 0.01)
-    messages.put_nowait({"type": "http.request", "body": b"x"})
-    assert (await body.receive())["body"] == b"x"
-    waiting = asyncio.create_task(body.receive())
-    done, _ = await asyncio.wait({waiting}, timeout=0.1)
-    assert not done
-    messages.put_nowait({"type": "http.disconnect"})
-    assert (await waiting)["type"] == "http.disconnect"
-    assert not body.late
-
-
-async def test_a_late_body_stays_late() -> None:
-    messages: asyncio.Queue[Message] = asyncio.Queue()
-    body = PatientBody(messages.get, 0.01)
-    for _ in range(2):
-        with pytest.raises(errors.BodyTimeout):
-            await body.receive()
-        messages.put_nowait({"type": "http.request", "body": b"x"})
-
-
-def test_a_pause_as_long_as_the_patience_and_no_longer() -> None:
-    patience = Patience(30, 500)
-    patience.note(29, 14_500)  # a pause, and what makes up for it
-    assert patience.left == 30
-    patience.note(0, 10**9)
-    assert patience.left == 30  # a large body earns no hours
-
-
-@pytest.mark.parametrize("pause", [0.5, 1, 10, 29])
-def test_a_drip_ends_at_the_patience(pause: float) -> None:
-    """R17: a byte now and then is no body."""
-    patience, waited = Patience(30, 500), 0.0
-    while pause <= patience.left:
-        patience.note(pause, 1)
-        waited += pause
-    assert waited <= 30 * 1.01
-
-
-def test_a_body_at_the_least_rate_comes_through() -> None:
-    patience = Patience(30, 500)
-    for _ in range(10_000):
-        assert patience.left >= 2
-        patience.note(2, 1000)
-
-
-@settings(max_examples=200, derandomize=True, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 60), st.integers(0, 100_000)), max_size=60))
-def test_the_whole_body_comes_at_the_least_rate(pieces: list[tuple[float, int]]) -> None:
-    """R17: whatever the client does, we wait no longer than its bytes and the patience pay for."""
-    patience = Patience(30, 500)
-    waited, came = 0.0, 0
-    for pause, size in pieces:
-        assert 0 <= patience.left <= 30
-        wait = min(pause, patience.left)
-        waited += wait
-        assert waited <= 30 + came / 500 + 1e-6
-        if pause > patience.left:
-            break
-        patience.note(wait, size)
-        came += size
