@@ -172,6 +172,17 @@ def limits_of(row: Organisation) -> OrgLimits:
     return OrgLimits(**{name: getattr(row, name) for name in LIMITS})
 
 
+async def read_limits(database: Database, org_id: str) -> OrgLimits | None:
+    """Return an organisation's limits as they are now; None when there is no such organisation.
+
+    Raises:
+        StorageUnavailable: the database does not answer.
+    """
+    async with database.read() as session:
+        row = await session.get(Organisation, org_id)
+    return limits_of(row) if row else None
+
+
 async def ensure_local(database: Database) -> Principal:
     """Return the local organisation's principal; make the organisation on the first call.
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from files_api.accounts import Principal, ensure_local
 from files_api.blobs import open_store
 from files_api.callers import Callers
-from files_api.files import Files
+from files_api.files import Files, installation
 from files_api.files.spare import Spare
 from files_api.idempotency import Idempotency
 from files_api.keys import Keys
@@ -32,6 +32,8 @@ _SWEEP_JITTER = 0.1
 """Part of the time between two sweeps by which it differs, so that processes drift apart."""
 _FIRST_SWEEP_SECONDS = 30.0
 """Within so many seconds each of several processes sweeps first; one that is alone does at once."""
+_MARK_SECONDS = 5.0
+"""How long a start waits at most for a store that does not answer."""
 
 
 class FilesService:
@@ -54,7 +56,7 @@ class FilesService:
         self.limits = Limits(_rates(settings))
         self.idempotency = Idempotency(self.database)
         self.blobs = open_store(settings.effective_blob_url())
-        quota = Quota(settings.max_org_bytes, settings.max_org_files)
+        self._quota = quota = Quota(settings.max_org_bytes, settings.max_org_files)
         self.files = Files(
             self.database,
             self.blobs,
@@ -79,6 +81,9 @@ class FilesService:
     async def open(self, upgrade: Callable[[Database], Awaitable[None]]) -> None:
         """Bring the database up to date, clear what a crash left, find the local organisation.
 
+        The blob store is marked as this database's before anything is stored there; a store that
+        does not answer is marked by a later sweep.
+
         From then on a task sweeps, soon and every hour, until `close`; nobody waits for it.
 
         Args:
@@ -100,6 +105,7 @@ class FilesService:
         if self.database.is_sqlite:
             await self.idempotency.forget_claims()  # this process is the only one
         self._local = await ensure_local(self.database)
+        await self._mark_store()
         self._sweeping = asyncio.create_task(self._sweep_hourly(), name="sweep")
 
     def attach(self, app: FastAPI) -> None:
@@ -150,6 +156,14 @@ class FilesService:
         await self.keys.close()
         await self.database.close()
         await self.blobs.close()
+
+    async def _mark_store(self) -> None:
+        try:
+            async with asyncio.timeout(_MARK_SECONDS):
+                await installation.may_sweep(self.database, self.blobs, self._quota)
+        except Exception as error:  # noqa: BLE001 - as with sweeps, it is tried again
+            facts = {"what": "store_marker", "error": type(error).__name__}
+            log(__name__, "sweep_failed", level=WARNING, **facts)
 
     async def _sweep_hourly(self) -> None:
         if not self.database.is_sqlite:

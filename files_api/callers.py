@@ -90,6 +90,7 @@ class Callers:
         """
         if not await self._keys.any():
             self._check_browser(request)
+            self._local = await self._keys.with_limits(self._local)
             return self._count(request, self._local)
         presented = next(filter(None, (reader(request) for reader in readers)), None)
         if presented is None:
@@ -122,6 +123,10 @@ class Callers:
                 raise OrganisationRefused(param=param)
             acting, settled = meant, True
         return who if acting.org_id == who.org_id else self._count(request, acting)
+
+    async def count_link(self, request: Request, org_id: str) -> None:
+        """Count a request that a signed link let in; see the function below."""
+        self._count(request, await self._keys.with_limits(Principal(org_id)))
 
     def _count(self, request: Request, who: Principal) -> Principal:
         """Count the request; leave what is left of the organisation's rate for the answer."""
@@ -195,6 +200,16 @@ async def acting_in_body(
     """
     callers: Callers = request.app.state.callers
     return await callers.acting_in_body(request, who, named)
+
+
+async def count_link(request: Request, org_id: str) -> None:
+    """Count a request that a signed link let in, for the organisation that the link is of.
+
+    Raises:
+        RateLimited: the organisation sent too many requests.
+    """
+    callers: Callers = request.app.state.callers
+    await callers.count_link(request, org_id)
 
 
 def needs(

@@ -17,11 +17,11 @@ import secrets
 import string
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from logging import WARNING
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Row, Select, select, update
 
@@ -33,9 +33,10 @@ from files_api.accounts import (
     Principal,
     checked_name,
     limits_of,
+    read_limits,
 )
 from files_api.kit.db import Database
-from files_api.kit.errors import OrganisationRefused, Unauthorized
+from files_api.kit.errors import OrganisationRefused, StorageUnavailable, Unauthorized
 from files_api.kit.ids import is_id
 from files_api.kit.observe import log
 from files_api.links import hkdf_sha256
@@ -53,7 +54,7 @@ _DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SECRET_BYTES = 32
 _SECRET_DIGITS = 43  # 62 ** 43 is just above 2 ** 256
 _KEY = re.compile(r"ocr_([0-9a-f]{16})_([0-9A-Za-z]{43})")
-_KEY_ID = re.compile(r"(?:ocr_)?([0-9a-f]{16})(?:_[0-9A-Za-z]*)?")
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
 _NO_ID = "0" * 16
 _NO_MAC = "-" * 64
 """Fits no secret: a MAC is hexadecimal."""
@@ -97,7 +98,7 @@ class Keys:
         self._limits: _Recent[OrgLimits] = _Recent(_MOST_HELD)
         self._found_any = False
         self._asked_at: float | None = None
-        self._asking = asyncio.Lock()
+        self._asking: dict[str, asyncio.Task[Any]] = {}
         self._noting: dict[str, asyncio.Task[None]] = {}
 
     async def any(self) -> bool:
@@ -106,15 +107,11 @@ class Keys:
         Raises:
             StorageUnavailable: the database does not answer; nobody is let in on a guess.
         """
-        async with self._asking:  # who comes while the database is asked waits for its answer
-            now = self._clock()
-            fresh = self._asked_at is not None and 0 <= now - self._asked_at < ASK_SECONDS
-            if not self._found_any and not fresh:
-                self._asked_at = None
-                async with self._database.read() as session:
-                    found = await session.scalar(select(ApiKeyRow.id).limit(1))
-                self._found_any, self._asked_at = found is not None, now
-            return self._found_any
+        now = self._clock()
+        fresh = self._asked_at is not None and 0 <= now - self._asked_at < ASK_SECONDS
+        if not self._found_any and not fresh:
+            await self._together("any key", lambda: self._look_for_any(now))
+        return self._found_any
 
     async def principal(self, presented: str) -> Principal:
         """Return who presents a key.
@@ -158,16 +155,21 @@ class Keys:
             return principal
         if not principal.service or not is_id(org_id):
             raise OrganisationRefused
-        begun = self._clock()
-        limits = self._limits.get(org_id, begun)
+        limits = await self._limits_of(org_id)
         if limits is None:
-            async with self._database.read() as session:
-                row = await session.get(Organisation, org_id)
-            if row is None:
-                raise OrganisationRefused
-            limits = limits_of(row)
-            self._limits.put(org_id, begun, begun + TRUST_SECONDS, limits)
+            raise OrganisationRefused
         return replace(principal, org_id=org_id, limits=limits)
+
+    async def with_limits(self, principal: Principal) -> Principal:
+        """Return a principal that came without a key, with its organisation's limits of now.
+
+        While the database does not answer, the principal's limits stay as they are.
+        """
+        try:
+            limits = await self._limits_of(principal.org_id)
+        except StorageUnavailable:
+            return principal
+        return replace(principal, limits=limits) if limits else principal
 
     async def make(
         self,
@@ -231,15 +233,19 @@ class Keys:
         """Revoke a key, once and for all; every process feels it within `TRUST_SECONDS`.
 
         Args:
-            key_id: its id; a whole key will do, too.
+            key_id: its id; a whole key is refused, since others see what stands in a command.
 
         Raises:
-            AccountError: there is no such key.
+            AccountError: there is no such key, or it is no id.
             StorageUnavailable, StorageFull: the database cannot be written.
         """
-        match = _KEY_ID.fullmatch(key_id)
-        found = await self._find(match[1]) if match else None
-        if found is None:  # what was given is not repeated: it may be a key
+        if not _KEY_ID.fullmatch(key_id):  # what was given is not repeated: it may be a key
+            raise AccountError(
+                "Give the key's id only, its 16 digits after ocr_, never the whole key; "
+                "see: recto keys list"
+            )
+        found = await self._find(key_id)
+        if found is None:
             raise AccountError("There is no key with this id; see: recto keys list")
         row, organisation = found
         if row.revoked_at is None:
@@ -254,7 +260,38 @@ class Keys:
 
     async def close(self) -> None:
         """Wait until the last uses are written; call it before the database is closed."""
-        await asyncio.gather(*self._noting.values(), return_exceptions=True)
+        tasks = [*self._noting.values(), *self._asking.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look_for_any(self, now: float) -> None:
+        self._asked_at = None
+        async with self._database.read() as session:
+            found = await session.scalar(select(ApiKeyRow.id).limit(1))
+        self._found_any, self._asked_at = found is not None, now
+
+    async def _limits_of(self, org_id: str) -> OrgLimits | None:
+        begun = self._clock()
+        known = self._limits.get(org_id, begun)
+        return known or await self._together(org_id, lambda: self._read_limits(org_id, begun))
+
+    async def _read_limits(self, org_id: str, begun: float) -> OrgLimits | None:
+        limits = await read_limits(self._database, org_id)
+        if limits is not None:
+            self._limits.put(org_id, begun, begun + TRUST_SECONDS, limits)
+        return limits
+
+    async def _together(self, name: str, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        """Ask once for all who want to know the same at the same time; a failure is theirs, too."""
+        task: asyncio.Task[Answer] | None = self._asking.get(name)
+        if task is None:
+            task = self._asking[name] = asyncio.create_task(ask(), name="ask")
+            task.add_done_callback(lambda done: self._answered(name, done))
+        return await asyncio.shield(task)  # who leaves does not take the answer from the others
+
+    def _answered(self, name: str, task: asyncio.Task[Any]) -> None:
+        del self._asking[name]
+        if not task.cancelled():
+            task.exception()  # seen, although nobody may wait any more
 
     async def _find(self, key_id: str) -> Row[ApiKeyRow, Organisation] | None:
         async with self._database.read() as session:

@@ -3,6 +3,11 @@
 Why counters and not sums: two uploads that end together would both see room for one. The row is
 locked from the look to the end of the unit (PostgreSQL), or there is one writer (SQLite).
 
+What is not counted: the parts of pending uploads, which count as declared. Parts that are sent
+anew come on top, so an organisation limited to N bytes may hold 2N bytes of parts, for an hour.
+
+Expired files count until they are deleted, which is done at once where their room is needed.
+
 Units that lock an organisation's row and rows of its own lock the organisation's first, of several
 organisations in the order of their ids; so no two units wait for each other.
 """

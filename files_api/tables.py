@@ -33,6 +33,16 @@ class Organisation(Base):
     """Most bytes uploaded in a minute."""
 
 
+class Installation(Base):
+    """Which database this is: one row. A copy from a backup is the same installation."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    """Made at random; the blob store's marker names it."""
+    created_at: Mapped[int]
+
+
 class ApiKeyRow(Base):
     """An API key. The secret is not here: only what checks it. Rows are never deleted."""
 

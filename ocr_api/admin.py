@@ -164,7 +164,7 @@ def list_keys(org: str | None) -> None:
 @keys.command("revoke")
 @click.argument("key_id")
 def revoke_key(key_id: str) -> None:
-    """Revoke the key with this id, once and for all."""
+    """Revoke the key with this id (16 digits, never the whole key), once and for all."""
     record = _run(lambda desk: desk.keys.revoke(key_id))
     _explain(
         f"Key {record.id} is revoked since {_time(record.revoked_at, '')}. "

@@ -7,7 +7,7 @@ the blob goes. So each row has its bytes, and what a crash leaves over is an uns
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from logging import WARNING
@@ -18,6 +18,7 @@ from files_api.accounts import Principal
 from files_api.blobs import BlobStore
 from files_api.files import listing, orphans, rows
 from files_api.files.contents import Contents
+from files_api.files.expiry import DeleteHook, Expiry
 from files_api.files.listing import Filters, Listing
 from files_api.files.receiving import Meter
 from files_api.files.records import (
@@ -33,7 +34,7 @@ from files_api.files.records import (
 from files_api.files.spare import Spare
 from files_api.idempotency import InUnit
 from files_api.kit.db import Database
-from files_api.kit.errors import AppError, FileNotFound, InvalidLink, LinkForbidden
+from files_api.kit.errors import FileNotFound, InvalidLink, LinkForbidden
 from files_api.kit.ids import check_id, new_id
 from files_api.kit.observe import log
 from files_api.kit.tasks import finished
@@ -53,9 +54,6 @@ __all__ = [
     "Visibility",
     "new_record",
 ]
-
-DeleteHook = Callable[[Principal, str], Awaitable[None]]
-"""Removes what hangs on a file; takes the caller and the file's id."""
 
 
 class Files:
@@ -82,11 +80,13 @@ class Files:
         opens. To `get`, a file that has expired is gone already."""
         self._database = database
         self._blobs = blobs
-        self._contents = Contents(blobs)
+        self._contents = Contents(blobs, database)
         self._links = links
         self._quota = quota
         self._clock = clock
         self._spare = spare or Spare(None)
+        self.expiry = Expiry(database, clock, self.on_delete, self._remove, self._spare)
+        """Makes room by deleting what has expired."""
 
     async def receive(
         self, principal: Principal, chunks: AsyncIterator[bytes], most: int | None = None
@@ -125,7 +125,8 @@ class Files:
         Raises:
             QuotaExceeded: it has none; there may be none left in the end all the same.
         """
-        await self._quota.check(self._database, principal, size)
+        check = partial(self._quota.check, self._database, principal, size)
+        await self.expiry.with_room(principal, check)
 
     async def discard(self, received: Received) -> None:
         """Remove received bytes that will not be kept; a failure is logged, not raised."""
@@ -336,15 +337,12 @@ class Files:
         As `delete` does it; a file whose hook fails stays, hidden, until the next call.
         """
         await self._spare.keep()
-        count, place = 0, ""
-        while records := await self._expired(place, batch):
-            ready = [record for record in records if await self._let_go(record)]
-            count += await self._spare.run(partial(self._remove, ready))
-            place = records[-1].id
-        return count
+        return await self.expiry.run(batch)
 
     async def sweep_orphans(self) -> int:
         """Remove blobs that no row knows and that are older than an hour; return how many.
+
+        None, and the log says why, where the store is not this database's alone.
 
         Raises:
             StorageUnavailable, StorageFull: something failed; nothing more is removed then.
@@ -360,7 +358,8 @@ class Files:
                 await self._contents.check(received.blob_key)
 
         try:
-            await rows.insert(self._database, self._quota, row, ready, within)
+            insert = partial(rows.insert, self._database, self._quota, row, ready, within)
+            await self.expiry.with_room(Principal(row.org_id), insert)
         except rows.UnsureError as unsure:
             # The commit may have gone through: an unseen blob is better than a lost file.
             log(__name__, "blob_left", level=WARNING, file_id=received.id)
@@ -368,21 +367,6 @@ class Files:
         except Exception:
             await self._contents.delete(received.id, received.blob_key)
             raise
-
-    async def _expired(self, place: str, limit: int) -> list[FileRecord]:
-        async with self._database.read() as session:
-            query = listing.expired(self._clock(), place, limit)
-            return [record_of(row) for row in (await session.execute(query)).scalars()]
-
-    async def _let_go(self, record: FileRecord) -> bool:
-        """Call the hooks of an expired file; tell whether it may go."""
-        try:
-            for hook in self.on_delete:
-                await hook(Principal(record.org_id), record.id)
-        except AppError as error:
-            log(__name__, "expiry_failed", level=WARNING, file_id=record.id, code=error.code)
-            return False
-        return True
 
     async def _remove(self, records: Sequence[FileRecord]) -> int:
         """Delete rows in one unit, then their blobs; return how many were still there."""

@@ -9,15 +9,18 @@ from pathlib import Path
 
 from files_api.blobs import BlobMissing, BlobStore
 from files_api.files.records import FileRecord
+from files_api.kit.db import Database
 from files_api.kit.errors import AppError, BodyTimeout, FileNotFound
 from files_api.kit.observe import log
+from files_api.tables import StoredFileRow
 
 
 class Contents:
     """Reads and removes what files consist of."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: BlobStore, database: Database) -> None:
         self._blobs = blobs
+        self._database = database
 
     async def stream(
         self, record: FileRecord, start: int, stop: int | None
@@ -31,7 +34,7 @@ class Contents:
         try:
             first = await anext(stream, b"")
         except BlobMissing:
-            raise _lost(record) from None
+            raise await self._lost(record) from None
 
         async def chunks() -> AsyncIterator[bytes]:
             yield first
@@ -51,7 +54,7 @@ class Contents:
             async with self._blobs.local(record.blob_key) as path:
                 yield path
         except BlobMissing:
-            raise _lost(record) from None
+            raise await self._lost(record) from None
 
     async def check(self, key: str) -> None:
         """Raise `BodyTimeout` where the sweep took bytes that came too slowly."""
@@ -68,8 +71,12 @@ class Contents:
         except AppError as error:
             log(__name__, "blob_left", level=WARNING, file_id=file_id, code=error.code)
 
+    async def _lost(self, record: FileRecord) -> FileNotFound:
+        """Return the error for bytes that are not there; the log tells where they are lost.
 
-def _lost(record: FileRecord) -> FileNotFound:
-    """Return the error for a row without bytes: deleted this moment, or truly lost."""
-    log(__name__, "blob_missing", level=ERROR, file_id=record.id)
-    return FileNotFound()
+        A deletion takes the row first, so without a row the file was deleted this moment.
+        """
+        async with self._database.read() as session:
+            if await session.get(StoredFileRow, record.id):
+                log(__name__, "blob_missing", level=ERROR, file_id=record.id)
+        return FileNotFound()

@@ -42,10 +42,15 @@ def visible(principal: Principal, now: float) -> Select[Row]:
     return select(Row).where(Row.org_id == principal.org_id, alive)
 
 
-def expired(now: float, place: str, limit: int) -> Select[Row]:
-    """Return the query of files whose time has passed, by id, behind the id ``place``."""
-    over = Row.expires_at <= int(now)
-    return select(Row).where(over, Row.id > place).order_by(Row.id).limit(limit)
+def expired(now: float, place: str, limit: int, org_id: str | None = None) -> Select[Row]:
+    """Return the query of files whose time has passed, by id, behind the id ``place``.
+
+    Of one organisation, or of all.
+    """
+    query = select(Row).where(Row.expires_at <= int(now), Row.id > place)
+    if org_id is not None:
+        query = query.where(Row.org_id == org_id)
+    return query.order_by(Row.id).limit(limit)
 
 
 def after(query: Select[Row], place: str | None, *, newest_first: bool) -> Select[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from files_api.callers import count_link
 from files_api.files import Download, Files
 from files_api.kit import ranges
 from files_api.kit.filenames import attachment
@@ -18,7 +19,10 @@ async def answer(request: Request, files: Files, download: Download) -> Response
     Raises:
         FileNotFound: the bytes are gone.
         RangeUnsatisfiable: the file has no byte in the range that was asked for.
+        RateLimited: a signed link's organisation had too many requests.
     """
+    if download.link:
+        await count_link(request, download.link.org)
     record = download.record
     tag = ranges.entity_tag(record.sha256)
     headers = _headers(download, tag)

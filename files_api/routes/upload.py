@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, cast
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from files_api.accounts import Principal
+from files_api.callers import acting_in_body
 from files_api.files import FileRecord, Files, Received, Visibility, new_record
 from files_api.idempotency import Claim, fingerprint
 from files_api.kit.bodies import ClientGoneError
-from files_api.kit.errors import InvalidRequest, TooLarge, ValidationFailed
+from files_api.kit.errors import (
+    InvalidRequest,
+    OrganisationRefused,
+    TooLarge,
+    ValidationFailed,
+)
 from files_api.kit.multipart import Event, Field, FileData, FileEnd, FileStart, parts
 from files_api.limits import Limits
 from files_api.routes import idempotent
@@ -35,6 +41,12 @@ _NUMBER = re.compile(r"[0-9]{1,12}")
 _AFTER = "expires_after"
 _ANCHOR, _SECONDS = f"{_AFTER}[anchor]", f"{_AFTER}[seconds]"
 
+ORG_ID: dict[str, Any] = {
+    "type": "string",
+    "description": "The organisation, as in X-Org-Id; another than the key's needs a service key, "
+    "and stands before the file.",
+}
+"""What OpenAPI says about the form's field."""
 REQUEST: dict[str, Any] = {
     "parameters": [idempotent.PARAMETER],
     "requestBody": {
@@ -45,6 +57,7 @@ REQUEST: dict[str, Any] = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {
+                        "org_id": ORG_ID,
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {
                             "type": "string",
@@ -86,28 +99,89 @@ async def receive(request: Request, principal: Principal) -> Response:
         ValidationFailed: the file is missing or a field has a bad value.
         TooLarge: the file or the whole form is too large.
         QuotaExceeded: the organisation has no room for the file.
+        OrganisationRefused: as `Turn.take_org`.
         RateLimited, Overloaded: too many bytes, or too many uploads at once.
         BodyTimeout: the body stopped coming.
         IdempotencyKeyBusy, IdempotencyKeyReused: as `idempotent.claimed` and `repeated`.
         ClientGoneError: the client left before the end.
     """
-    limits: Limits = request.app.state.limits
-    with limits.uploading(principal):
-        async with idempotent.claimed(request, principal) as claim:
-            return await _receive(request, principal, claim)
+    async with holding(request, principal) as turn:
+        return await _receive(request, turn)
 
 
-async def _receive(request: Request, principal: Principal, claim: Claim | None) -> Response:
+class Turn:
+    """What an upload holds while it comes: a place among those that run, and its key's claim."""
+
+    who: Principal
+    """Whose upload it is."""
+    claim: Claim | None
+
+    def __init__(self, request: Request, caller: Principal, held: AsyncExitStack) -> None:
+        self._request = request
+        self._caller = caller
+        self._held = held
+        self._named: str | None = None
+
+    async def begin(self, who: Principal) -> None:
+        """Take the place and the claim for an organisation."""
+        limits: Limits = self._request.app.state.limits
+        self.who = who
+        self._held.enter_context(limits.uploading(who))
+        self.claim = await self._held.enter_async_context(idempotent.claimed(self._request, who))
+
+    async def take_org(self, value: str, *, late: bool) -> None:
+        """Take a form's field ``org_id``: what follows is for that organisation.
+
+        Args:
+            value: the field.
+            late: whether a file came before it, which is the other organisation's already.
+
+        Raises:
+            OrganisationRefused: it is not the key's, or it differs and comes late or twice.
+            RateLimited, Overloaded, IdempotencyKeyBusy, StorageUnavailable: as for an upload
+                that begins.
+        """
+        if self._caller.key_id is None or value.lower() == self._named:
+            return
+        if self._named is not None:
+            raise OrganisationRefused(param="org_id")
+        self._named = value.lower()
+        who = await acting_in_body(self._request, self._caller, {"org_id": value})
+        if who.org_id == self.who.org_id:
+            return
+        if late:
+            raise OrganisationRefused("Send org_id before the file, or X-Org-Id.", param="org_id")
+        if self.claim:
+            await self.claim.release()
+        await self._held.aclose()
+        await self.begin(who)
+
+
+@asynccontextmanager
+async def holding(request: Request, caller: Principal) -> AsyncIterator[Turn]:
+    """Hold an upload's turn while the block runs.
+
+    Raises:
+        RateLimited, Overloaded: too many bytes, or too many uploads at once.
+        IdempotencyKeyBusy, ValidationFailed: as `idempotent.claimed`.
+    """
+    async with AsyncExitStack() as held:
+        turn = Turn(request, caller, held)
+        await turn.begin(caller)
+        yield turn
+
+
+async def _receive(request: Request, turn: Turn) -> Response:
     files: Files = request.app.state.files
     most = files.max_bytes + _ENVELOPE_BYTES
     declared = _declared(request)
     if declared > most:
         raise TooLarge(param="file")
-    if claim is None or claim.answer is None:
-        await files.check_room(principal, max(1, declared - _ENVELOPE_BYTES))
-    form = _Form(principal, files, claim)
+    form = _Form(turn, files, max(1, declared - _ENVELOPE_BYTES))
+    if not turn.who.service:  # else the form may name another organisation
+        await form.check_room()
     try:
-        body = _counted(request, principal, most, claim)
+        body = _counted(request, turn, most)
         async with aclosing(parts(body, request.headers.get("content-type", ""))) as events:
             async for event in events:
                 await form.take(event, events)
@@ -120,10 +194,10 @@ async def _receive(request: Request, principal: Principal, claim: Claim | None) 
 class _Form:
     """What has come of the form so far."""
 
-    def __init__(self, principal: Principal, files: Files, claim: Claim | None) -> None:
-        self._principal = principal
+    def __init__(self, turn: Turn, files: Files, at_least: int) -> None:
+        self._turn = turn
         self._files = files
-        self._claim = claim
+        self._at_least = at_least
         self._received: Received | None = None
         self._filename = ""
         self._purpose = DEFAULT_PURPOSE
@@ -133,15 +207,27 @@ class _Form:
 
     async def take(self, event: Event, events: AsyncIterator[Event]) -> None:
         """Take a field, or a file with all the events that belong to it."""
-        if isinstance(event, Field):
+        if isinstance(event, Field) and event.name == "org_id":
+            await self._turn.take_org(event.value, late=self._received is not None)
+        elif isinstance(event, Field):
             self._take_field(event.name, event.value)
         elif isinstance(event, FileStart) and event.name == "file":
             if self._received:
                 raise InvalidRequest("The form has two files; send one.", param="file")
             self._filename = event.filename
-            known = self._claim and self._claim.answer is not None
-            take = self._files.measure if known else self._files.receive
-            self._received = await take(self._principal, _file_bytes(events))
+            if self._turn.who.service:
+                await self.check_room()
+            take = self._files.measure if self._is_known() else self._files.receive
+            self._received = await take(self._turn.who, _file_bytes(events))
+
+    async def check_room(self) -> None:
+        """Look whether the organisation has room, unless the file is kept already.
+
+        Raises:
+            QuotaExceeded: it has none.
+        """
+        if not self._is_known():
+            await self._files.check_room(self._turn.who, self._at_least)
 
     async def answer(self) -> Response:
         """Make the form's file a file, unless that was done before; return the answer."""
@@ -151,21 +237,26 @@ class _Form:
             raise ValidationFailed(f"{_SECONDS}: missing.", param=_SECONDS)
         expires_in = min(self._lifetimes.values(), default=None)
         facts = (self._filename, self._purpose, self._visibility, expires_in)
-        record = new_record(self._principal.org_id, self._received, *facts)
+        who, claim = self._turn.who, self._turn.claim
+        record = new_record(who.org_id, self._received, *facts)
         answer, within = idempotent.json_text(_file_object(record)), None
-        if self._claim:
+        if claim:
             asked = fingerprint(record.sha256, *facts)
-            if self._claim.answer is not None:
-                return idempotent.repeated(self._claim, asked)
-            within = self._claim.finish(asked, answer)
+            if claim.answer is not None:
+                return idempotent.repeated(claim, asked)
+            within = claim.finish(asked, answer)
         received, self._received = self._received, None
-        await self._files.keep(self._principal, received, *facts, within=within)
+        await self._files.keep(who, received, *facts, within=within)
         return idempotent.json_response(answer)
 
     async def discard(self) -> None:
         """Remove a file that came and will not be kept."""
         if self._received and self._received.blob_key:
             await self._files.discard(self._received)
+
+    def _is_known(self) -> bool:
+        """Tell whether the request was answered before."""
+        return self._turn.claim is not None and self._turn.claim.answer is not None
 
     def _take_field(self, name: str, value: str) -> None:
         if name == "file":
@@ -199,9 +290,7 @@ def _declared(request: Request) -> int:
     return int(declared) if _NUMBER.fullmatch(declared) else 0
 
 
-async def _counted(
-    request: Request, principal: Principal, most: int, claim: Claim | None
-) -> AsyncIterator[bytes]:
+async def _counted(request: Request, turn: Turn, most: int) -> AsyncIterator[bytes]:
     """Yield the body, within the limits; keep the claim alive as it comes."""
     limits: Limits = request.app.state.limits
     size = 0
@@ -210,9 +299,9 @@ async def _counted(
             size += len(chunk)
             if size > most:
                 raise TooLarge(param="file")
-            limits.take_bytes(principal, len(chunk))
-            if claim:
-                await claim.renew()
+            limits.take_bytes(turn.who, len(chunk))
+            if turn.claim:
+                await turn.claim.renew()
             yield chunk
     except ClientDisconnect:
         raise ClientGoneError from None

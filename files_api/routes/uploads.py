@@ -13,7 +13,6 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
-from files_api.accounts import Principal
 from files_api.callers import FilesWriter, acting_in_body
 from files_api.idempotency import Claim, fingerprint
 from files_api.kit.bodies import ClientGoneError, JsonBodies
@@ -38,7 +37,7 @@ from files_api.kit.multipart import Event, FileData, FileEnd, FileStart, parts
 from files_api.kit.multipart import Field as FormField
 from files_api.kit.web import documented, door_route
 from files_api.limits import Limits
-from files_api.routes import idempotent
+from files_api.routes import idempotent, upload
 from files_api.routes.wire import FileObject, file_object
 from files_api.uploads import (
     MAX_PART_BYTES,
@@ -204,17 +203,17 @@ class _Door:
 
 async def add_part(request: Request, who: FilesWriter, upload_id: UploadId) -> Response:
     """Add a part of at most 64 MiB; parts may come at the same time and in any order."""
-    limits: Limits = request.app.state.limits
     uploads = _uploads(request)
-    with limits.uploading(who):
-        async with idempotent.claimed(request, who) as claim:
-            body = _body(request, who, limits, claim)
-            async with aclosing(parts(body, request.headers.get("content-type", ""))) as events:
-                if claim and claim.answer is not None:
-                    sha256 = await uploads.measure_part(who, _data(events))
-                    return idempotent.repeated(claim, fingerprint(sha256))
-                remember = _remember(claim, lambda part: fingerprint(part.sha256), _part_object)
-                part = await uploads.add_part(who, upload_id, _data(events), remember)
+    async with upload.holding(request, who) as turn:
+        body = _body(request, turn)
+        async with aclosing(parts(body, request.headers.get("content-type", ""))) as events:
+            await _reach_data(events, turn)  # before it the form may name the organisation
+            data, claim = _data(events, turn), turn.claim
+            if claim and claim.answer is not None:
+                sha256 = await uploads.measure_part(turn.who, data)
+                return idempotent.repeated(claim, fingerprint(sha256))
+            remember = _remember(claim, lambda part: fingerprint(part.sha256), _part_object)
+            part = await uploads.add_part(turn.who, upload_id, data, remember)
     return idempotent.json_response(idempotent.json_text(_part_object(part)))
 
 
@@ -223,45 +222,63 @@ async def cancel_upload(request: Request, who: FilesWriter, upload_id: UploadId)
     return _upload_object(await _uploads(request).cancel(who, upload_id))
 
 
-async def _body(
-    request: Request, who: Principal, limits: Limits, claim: Claim | None
-) -> AsyncIterator[bytes]:
+async def _body(request: Request, turn: upload.Turn) -> AsyncIterator[bytes]:
     """Yield the body as it comes, counted: what the client declares is not believed."""
+    limits: Limits = request.app.state.limits
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > MAX_PART_BYTES + _ENVELOPE_BYTES:
                 raise TooLarge(f"A part has at most {MAX_PART_BYTES} bytes.", param="data")
-            limits.take_bytes(who, len(chunk))
-            if claim:
-                await claim.renew()
+            limits.take_bytes(turn.who, len(chunk))
+            if turn.claim:
+                await turn.claim.renew()
             yield chunk
     except ClientDisconnect:
         raise ClientGoneError from None
 
 
-async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    """Yield the bytes of the form's one `data`, then see the form to its end.
+async def _reach_data(events: AsyncIterator[Event], turn: upload.Turn) -> None:
+    """Read the form up to the bytes of its `data`.
+
+    Raises:
+        InvalidRequest: the form is broken.
+        ValidationFailed: it has no `data`.
+        OrganisationRefused: as `upload.Turn.take_org`.
+    """
+    async for event in events:
+        if isinstance(event, FileStart) and event.name == "data":
+            return
+        if isinstance(event, FormField):
+            await _take_field(event, turn, late=False)
+    raise ValidationFailed("data: the form has no part `data`.", param="data")
+
+
+async def _data(events: AsyncIterator[Event], turn: upload.Turn) -> AsyncIterator[bytes]:
+    """Yield the bytes of `data`, which was reached, then see the form to its end.
 
     Raises:
         InvalidRequest: the form is broken or has two of them; also after the last byte.
-        ValidationFailed: there is none.
+        OrganisationRefused: as `upload.Turn.take_org`.
     """
-    found = inside = False
+    inside = True
     async for event in events:
         if isinstance(event, FileStart) and event.name == "data":
-            if found:
-                raise InvalidRequest("The form has two parts `data`; send one.", param="data")
-            found = inside = True
-        elif isinstance(event, FormField) and event.name == "data":
-            raise InvalidRequest("The part `data` has no filename.", param="data")
+            raise InvalidRequest("The form has two parts `data`; send one.", param="data")
+        if isinstance(event, FormField):
+            await _take_field(event, turn, late=True)
         elif isinstance(event, FileData) and inside:
             yield event.data
         elif isinstance(event, FileEnd):
             inside = False
-    if not found:
-        raise ValidationFailed("data: the form has no part `data`.", param="data")
+
+
+async def _take_field(field: FormField, turn: upload.Turn, *, late: bool) -> None:
+    if field.name == "data":
+        raise InvalidRequest("The part `data` has no filename.", param="data")
+    if field.name == "org_id":
+        await turn.take_org(field.value, late=late)
 
 
 def _remember(
@@ -317,7 +334,10 @@ _PART_BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["data"],
-                    "properties": {"data": {"type": "string", "format": "binary"}},
+                    "properties": {
+                        "org_id": upload.ORG_ID,
+                        "data": {"type": "string", "format": "binary"},
+                    },
                 }
             }
         },

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from logging import WARNING
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from files_api.kit.errors import (
     AppError,
     FileNotFound,
     InvalidFileId,
+    QuotaExceeded,
     TooLarge,
     UploadClosed,
     UploadIncomplete,
@@ -134,7 +136,12 @@ class Uploads:
             status="pending",
         )
         upload = upload_of(row)
-        await finished(self._insert(row, remember and remember(upload)))
+        insert = partial(self._insert, row, remember and remember(upload))
+        try:
+            await finished(self._files.expiry.with_room(principal, insert))
+        except QuotaExceeded:
+            await self.expire(org_id=principal.org_id)  # holds what it declared
+            await finished(insert())
         return upload
 
     async def get(self, principal: Principal, upload_id: str) -> UploadRecord:
@@ -258,16 +265,17 @@ class Uploads:
             rows.check_open(upload)
         return upload
 
-    async def expire(self, batch: int = 100) -> int:
+    async def expire(self, batch: int = 100, org_id: str | None = None) -> int:
         """End the uploads whose time has passed, and remove their parts; return how many.
 
         Uploads that ended, and whose time passed more than a week ago, are forgotten.
 
         Args:
             batch: how many are looked up at once.
+            org_id: whose; None means everybody's.
         """
         count, place = 0, ""
-        while overdue := await self._overdue(place, batch):
+        while overdue := await self._overdue(place, batch, org_id):
             for upload in overdue:
                 async with self._turns.of(upload.id):  # it may be being put together
                     count += await finished(self._end(upload, "expired"))
@@ -358,9 +366,9 @@ class Uploads:
         await self._delete_blobs(parts)
         return True
 
-    async def _overdue(self, place: str, limit: int) -> list[UploadRecord]:
+    async def _overdue(self, place: str, limit: int, org_id: str | None) -> list[UploadRecord]:
         async with self._database.read() as session:
-            return await rows.overdue(session, self._clock(), place, limit)
+            return await rows.overdue(session, self._clock(), place, limit, org_id)
 
     async def _delete_blobs(self, keys: Sequence[str]) -> None:
         """Remove blobs that no row knows; a failure is logged, not raised."""

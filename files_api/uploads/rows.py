@@ -129,14 +129,17 @@ async def close(
     return list((await session.execute(gone.returning(UploadPartRow.blob_key))).scalars())
 
 
-async def overdue(session: AsyncSession, now: float, place: str, limit: int) -> list[UploadRecord]:
-    """Return pending uploads whose time has passed, in the order of ids, from after ``place``."""
-    query = (
-        select(UploadRow)
-        .where(UploadRow.status == "pending", UploadRow.expires_at <= now, UploadRow.id > place)
-        .order_by(UploadRow.id)
-        .limit(limit)
-    )
+async def overdue(
+    session: AsyncSession, now: float, place: str, limit: int, org_id: str | None = None
+) -> list[UploadRecord]:
+    """Return pending uploads whose time has passed, in the order of ids, from after ``place``.
+
+    Of one organisation, or of all.
+    """
+    late = UploadRow.status == "pending", UploadRow.expires_at <= now, UploadRow.id > place
+    query = select(UploadRow).where(*late).order_by(UploadRow.id).limit(limit)
+    if org_id is not None:
+        query = query.where(UploadRow.org_id == org_id)
     return [upload_of(row) for row in (await session.execute(query)).scalars()]
 
 

@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 
 from files_api import app as files_app
+from files_api.accounts import LOCAL_ORG_ID, Organisations
 from files_api.app import FilesService
 from files_api.kit.errors import StorageUnavailable
 from files_api.kit.web import FrontDoor
@@ -37,6 +38,11 @@ OBJECT_KEYS = {
 async def service(tmp_path: Path) -> AsyncIterator[FilesService]:
     made = FilesService(FilesSettings(data_dir=tmp_path / "data", max_file_bytes=MOST))
     await made.open(upgrade)
+    # Swept here, not beside the test, which looks at what lies in the store.
+    assert made._sweeping
+    made._sweeping.cancel()
+    await asyncio.wait({made._sweeping})
+    await made.sweep()
     yield made
     await made.close()
 
@@ -71,7 +77,9 @@ def form(*parts: tuple[str, bytes], boundary: bytes = b"XX") -> bytes:
 
 def left_over(service: FilesService) -> list[Path]:
     root = service.settings.data_dir / "blobs"
-    return [path for path in root.rglob("*") if path.is_file()]
+    own = root / "recto"  # what the service keeps for itself
+    found = [path for path in root.rglob("*") if path.is_file()]
+    return [path for path in found if own not in path.parents]
 
 
 async def post(client: httpx.AsyncClient, body: bytes, kind: str = "XX") -> httpx.Response:
@@ -481,6 +489,20 @@ async def test_a_signed_link_needs_no_key_and_ends_with_its_file(
     assert gone.json()["param"] == "file_id"
 
 
+async def test_downloads_by_a_link_are_counted(
+    client: httpx.AsyncClient, service: FilesService
+) -> None:
+    limits = {"requests_per_minute": 4}
+    await Organisations(service.database).set_limits(LOCAL_ORG_ID, limits)
+    body = await send(client)
+    url = (await client.get(f"/v1/files/{body['id']}/url")).json()["url"]
+    answers = [await client.get(url) for _ in range(3)]
+    left = [answer.headers["x-ratelimit-remaining-requests"] for answer in answers]
+    assert left == ["1", "0", "0"]
+    assert [answer.content for answer in answers[:2]] == [PDF, PDF]
+    check_error(answers[2], 429, "rate_limit_exceeded")
+
+
 async def test_an_altered_link_is_forbidden(client: httpx.AsyncClient) -> None:
     """R11."""
     body = await send(client)
@@ -612,6 +634,14 @@ async def test_bad_list_queries(client: httpx.AsyncClient, query: str) -> None:
     answer = await client.get(f"/v1/files?{query}")
     check_error(answer, 422, "validation_error")
     assert answer.json()["param"] == query.split("=", maxsplit=1)[0]
+
+
+async def test_any_organisation_in_a_form_means_the_local_one(client: httpx.AsyncClient) -> None:
+    org, other, file = ("org_id", (None, UNKNOWN)), ("org_id", (None, "x")), ("file", ("a", PDF))
+    for sent in ([org, file], [file, org], [org, other, file, other]):
+        answer = await client.post("/v1/files", files=sent)
+        assert answer.status_code == 200, answer.text
+        assert (await client.get(f"/v1/files/{answer.json()['id']}")).status_code == 200
 
 
 async def test_any_key_and_organisation_mean_the_local_one(client: httpx.AsyncClient) -> None:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy import func, select, update
 
 from files_api.app import FilesService
+from files_api.files.installation import MARKERS
 from files_api.kit.web import FrontDoor
 from files_api.routes import router
 from files_api.settings import FilesSettings
@@ -58,7 +59,9 @@ async def send(
 
 
 def blobs(service: FilesService) -> list[Path]:
-    return [path for path in (service.settings.data_dir / "blobs").rglob("*") if path.is_file()]
+    root = service.settings.data_dir / "blobs"
+    files = {path for path in root.rglob("*") if path.is_file()}
+    return sorted(files - {root / marker for marker in MARKERS})
 
 
 async def count(service: FilesService, table: Any) -> int:

@@ -12,11 +12,12 @@ from fastapi import FastAPI
 from sqlalchemy import select, update
 
 from files_api.app import FilesService
+from files_api.files.installation import OWNER_KEY
 from files_api.kit.errors import RateLimited
 from files_api.kit.web import FrontDoor
 from files_api.routes import router
 from files_api.settings import FilesSettings
-from files_api.tables import Organisation
+from files_api.tables import Organisation, StoredFileRow
 from ocr_api.migrations import upgrade
 
 PDF = b"%PDF-1.7\n" + b"recto " * 500
@@ -54,7 +55,9 @@ async def send(client: httpx.AsyncClient, body: bytes = PDF, **fields: str) -> h
 
 
 def blobs(service: FilesService) -> list[Path]:
-    return [path for path in (service.settings.data_dir / "blobs").rglob("*") if path.is_file()]
+    root = service.settings.data_dir / "blobs"
+    files = {path for path in root.rglob("*") if path.is_file()}
+    return sorted(files - {root / OWNER_KEY})
 
 
 async def stored(service: FilesService) -> tuple[int, int]:
@@ -93,6 +96,21 @@ async def test_what_is_deleted_or_expired_makes_room(
     assert await stored(service) == (2 * len(PDF), 2)
     assert (await send(client)).status_code == 200
     check_refused(await send(client))
+
+
+async def test_an_expired_file_takes_no_room_although_no_sweep_came(
+    client: httpx.AsyncClient, service: FilesService
+) -> None:
+    first, *_ = [(await send(client)).json()["id"] for _ in range(3)]
+    check_refused(await send(client))
+    async with service.database.unit() as session:
+        past = update(StoredFileRow).where(StoredFileRow.id == first).values(expires_at=1)
+        await session.execute(past)
+    assert (await client.get(f"/v1/files/{first}")).status_code == 404
+    assert (await send(client)).status_code == 200
+    check_refused(await send(client))
+    assert len(blobs(service)) == 3
+    assert await stored(service) == (3 * len(PDF), 3)
 
 
 async def test_a_file_that_is_too_large_in_the_end_leaves_nothing(

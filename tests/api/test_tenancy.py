@@ -6,7 +6,7 @@ The routes come from the application itself: one that this file does not know ho
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ UNKNOWN = "0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
 PDF = helpers.pages_pdf(1)
 PART = b"%PDF-1.7 a part"
 Operation = tuple[str, str]
+Form = list[tuple[str, tuple[str | None, bytes]]]
+"""Names, file names and contents, in the order in which they are sent."""
 
 OF_A_FILE: dict[Operation, dict[str, Any]] = {
     ("GET", "/v1/files/{file_id}"): {},
@@ -75,8 +77,14 @@ class Tenants:
     client: httpx.AsyncClient
     app: FastAPI
     desk: Desk
+    blobs: Path
     orgs: dict[str, OrgRecord] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+
+    def held(self) -> int:
+        """Return how many blobs the organisations have."""
+        folders = [self.blobs / org.id for org in self.orgs.values()]
+        return sum(path.is_file() for folder in folders for path in folder.rglob("*"))
 
     def operations(self) -> set[Operation]:
         """Return every operation of the application, also those that its document leaves out."""
@@ -94,6 +102,7 @@ class Tenants:
         *,
         org: str | None = None,
         in_body: Mapping[str, Any] | None = None,
+        form: Form | None = None,
     ) -> httpx.Response:
         """Call a route with somebody's key (or a key's own text), for some ids."""
         method, path = operation
@@ -104,6 +113,8 @@ class Tenants:
         sent = dict(WITH_A_KEY[operation])
         if "json" in sent:
             sent["json"] = _named(sent["json"], ids) | dict(in_body or {})
+        if form is not None:
+            sent = {"files": form}
         if key is None and method == "POST":
             sent = {"content": unread()}
         return await self.client.request(method, path.format(**ids), headers=headers, **sent)
@@ -189,7 +200,7 @@ async def tenants(database_url: str, tmp_path: Path) -> AsyncIterator[Tenants]:
             running(service),
             httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client,
         ):
-            made = Tenants(client, inner, opened)
+            made = Tenants(client, inner, opened, settings.data_dir / "blobs")
             for name in ("mine", "other", "service"):
                 made.orgs[name] = await opened.org(name)
                 made.keys[name] = await opened.key(made.orgs[name], service=name == "service")
@@ -292,6 +303,97 @@ async def test_no_body_names_another_organisation(tenants: Tenants) -> None:
                 if status == 403:
                     assert refused(answer, 403, "organisation_mismatch")
                     assert answer.json()["param"] in ("org_id", "document.org_id")
+
+
+def forms(operation: Operation, *named: str) -> Iterator[tuple[bool, Form]]:
+    """Give a route's form with fields `org_id`, after the file or before it; tell which."""
+    file: Form = list(WITH_A_KEY[operation]["files"].items())
+    fields: Form = [("org_id", (None, value.encode())) for value in named]
+    yield True, file + fields
+    yield False, fields + file
+
+
+async def test_no_form_names_another_organisation(tenants: Tenants) -> None:
+    """R12, form field org_id: as in a body; what a service key names stands before the file."""
+    mine, other = tenants.orgs["mine"].id, tenants.orgs["other"].id
+    with_form = [operation for operation, sent in sorted(WITH_A_KEY.items()) if "files" in sent]
+    assert len(with_form) == 2
+    for operation in with_form:
+        for key, header, named, before, after in (
+            ("mine", None, [mine], 200, 200),
+            ("mine", None, [mine.upper(), mine], 200, 200),
+            ("service", None, [mine], 200, 403),
+            ("service", None, [mine, mine], 200, 403),
+            ("service", mine, [mine], 200, 200),
+            ("other", None, [mine], 403, 403),
+            ("other", other, [mine], 403, 403),
+            ("mine", mine, [other], 403, 403),
+            ("mine", None, [UNKNOWN], 403, 403),
+            ("mine", None, ["x"], 403, 403),
+            ("mine", None, [""], 403, 403),
+            ("mine", None, [mine, other], 403, 403),
+            ("service", mine, [other], 403, 403),
+            ("service", None, [mine, other], 403, 403),
+            ("service", None, [UNKNOWN], 403, 403),
+        ):
+            ids = await tenants.things(operation, "mine")
+            for late, form in forms(operation, *named):
+                held = tenants.held()
+                answer = await tenants.call(operation, key, ids, org=header, form=form)
+                what = (operation, key, header, named, late, answer.text)
+                if late and "upload_id" in ids and key != "mine" and header != mine:
+                    # The upload is looked for when its bytes begin.
+                    assert refused(answer, 404, "upload_not_found"), what
+                elif (after if late else before) == 403:
+                    assert refused(answer, 403, "organisation_mismatch"), what
+                    assert answer.json()["param"] == "org_id"
+                else:
+                    assert answer.status_code == 200, what
+                    assert tenants.held() == held + 1
+                    if operation == ("POST", "/v1/files"):
+                        made = {"file_id": answer.json()["id"]}
+                        about = ("GET", "/v1/files/{file_id}")
+                        assert (await tenants.call(about, "mine", made)).status_code == 200
+                    continue
+                assert tenants.held() == held, what
+
+
+async def test_a_form_that_names_its_organisation_too_late_is_told_so(tenants: Tenants) -> None:
+    operation = ("POST", "/v1/files")
+    (_, form), _ = forms(operation, tenants.orgs["mine"].id)
+    answer = await tenants.call(operation, "service", form=form)
+    assert answer.json()["message"] == "Send org_id before the file, or X-Org-Id."
+
+
+async def test_a_forms_organisation_has_its_own_idempotency_keys(tenants: Tenants) -> None:
+    """R12 for what is remembered: a key that was used for one organisation is new in another."""
+    operation = ("POST", "/v1/files")
+    made = {}
+    for name in ("mine", "other", "mine"):
+        (_, _), (_, form) = forms(operation, tenants.orgs[name].id)
+        headers = {"X-API-Key": tenants.keys["service"], "Idempotency-Key": "once"}
+        answer = await tenants.client.post("/v1/files", headers=headers, files=form)
+        assert answer.status_code == 200, answer.text
+        assert made.setdefault(name, answer.json()["id"]) == answer.json()["id"]
+    assert made["mine"] != made["other"]
+    headers = {"X-API-Key": tenants.keys["mine"], "Idempotency-Key": "once"}
+    again = await tenants.client.post("/v1/files", headers=headers, **MAKES[operation])
+    assert again.json()["id"] == made["mine"]  # however it was named
+
+
+async def test_a_forms_organisation_has_its_own_room(tenants: Tenants) -> None:
+    """R12 for quotas: the file is counted where it lies, and the service key's own is not asked."""
+    operation = ("POST", "/v1/files")
+    desk = tenants.desk.organisations
+    await desk.set_limits(tenants.orgs["service"].id, {"max_files": 1})
+    await desk.set_limits(tenants.orgs["other"].id, {"max_files": 1})
+    assert (await tenants.call(operation, "service")).status_code == 200
+    assert refused(await tenants.call(operation, "service"), 403, "quota_exceeded")
+    (_, _), (_, form) = forms(operation, tenants.orgs["other"].id)
+    held = tenants.held()
+    assert (await tenants.call(operation, "service", form=form)).status_code == 200
+    assert refused(await tenants.call(operation, "service", form=form), 403, "quota_exceeded")
+    assert tenants.held() == held + 1
 
 
 async def test_lists_show_ones_own(tenants: Tenants) -> None:

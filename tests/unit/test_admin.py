@@ -135,7 +135,16 @@ def test_a_revoked_key_is_over(data: Path) -> None:
     with pytest.raises(Unauthorized):
         check(key)
     assert row(done("keys", "list"), key.split("_")[1])[-1] == "revoked"
-    assert recto("keys", "revoke", key).exit_code == 0  # again, and by the whole key
+    assert recto("keys", "revoke", key.split("_")[1]).exit_code == 0  # again
+
+
+def test_a_whole_key_is_refused_and_not_repeated(data: Path) -> None:
+    key = done("keys", "create", "--org", "local").strip()
+    result = recto("keys", "revoke", key)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Give the key's id only" in result.stderr
+    assert not [part for part in key.split("_")[1:] if part in result.stderr]
+    assert check(key)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +185,7 @@ def test_keys_expire_at_a_date(data: Path, text: str, said: str) -> None:
         (("keys", "create", "--org", "local", "--expires", "0001-01-01"), "is over already"),
         (("keys", "create", "--org", "local", "--name", "a\nb"), "at most 200 characters"),
         (("keys", "revoke", "0123456789abcdef"), "no key with this id"),
-        (("keys", "revoke", "ocr_x"), "no key with this id"),
+        (("keys", "revoke", "ocr_x"), "Give the key's id only"),
         (("keys", "list", "--org", "nobody"), "There is no organisation"),
         (("orgs", "create", "local"), "There is an organisation 'local' already."),
         (("orgs", "create", " "), "neither empty nor an id"),
@@ -266,7 +275,7 @@ def test_serve_stays_on_loopback_until_there_is_a_key(data: Path) -> None:
     assert NO_KEYS in problem("serve", "--host", "0.0.0.0")
     key = done("keys", "create", "--org", "acme").strip()
     assert checks.keys_problems(Settings(), "0.0.0.0") == []
-    done("keys", "revoke", key)
+    done("keys", "revoke", key.split("_")[1])
     assert checks.keys_problems(Settings(), "0.0.0.0") == []  # closed to everybody is not open
 
 
@@ -333,7 +342,7 @@ def test_a_running_server_feels_the_first_key_and_its_end(data: Path) -> None:
         seconds_until(lambda: status() == 401)
         headers = {"Authorization": f"Bearer {key}"}
         assert status(headers) == 200
-        done("keys", "revoke", key)
+        done("keys", "revoke", key.split("_")[1])
         seconds_until(lambda: status(headers) == 401)
         assert status() == 401
     with serving(data, "--host", "0.0.0.0") as base:  # allowed now

@@ -99,6 +99,7 @@ SECOND: dict[str, list[Row]] = FIRST | {
         {"org_id": "org-1", "route": "POST /v1/files", "key": "k", "claim": "c", "claimed_at": 1}
         | {"fingerprint": None, "answer": "{}"}
     ],
+    "installation": [{"id": "installation-1", "created_at": 1}],
 }  # fmt: skip
 ROWS = {"0001": FIRST, "0002": SECOND}
 

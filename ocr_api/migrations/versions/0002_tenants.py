@@ -1,4 +1,4 @@
-"""Keys, limits of organisations, large uploads, idempotency keys. Only adds (expand)."""
+"""Keys, limits, large uploads, idempotency keys, an id of its own. Only adds (expand)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def upgrade() -> None:
     _create_keys()
     _create_uploads()
     _create_idempotency()
+    op.create_table(
+        "installation",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_installation"),
+    )
 
 
 def _count_what_is_stored() -> None:
@@ -121,7 +127,7 @@ def _create_idempotency() -> None:
 
 
 def downgrade() -> None:
-    for table in ("idempotency_keys", "upload_parts", "uploads", "api_keys"):
+    for table in ("installation", "idempotency_keys", "upload_parts", "uploads", "api_keys"):
         op.drop_table(table)
     op.drop_index("ix_files_expires_at", "files")
     for name in ("stored_bytes", "stored_files", *_LIMITS):

@@ -17,11 +17,13 @@ from files_api.callers import (
     Reader,
     acting_in_body,
     bearer,
+    count_link,
     needs,
     query_token,
     raw_key,
     x_api_key,
 )
+from files_api.keys import TRUST_SECONDS
 from files_api.kit.web import FrontDoor, add_error_handlers, door_route
 from files_api.limits import Limits, Rates
 from tests.keys_desk import Desk, desk
@@ -52,6 +54,7 @@ async def app_of(one: Desk) -> FrontDoor:
         routes.add_api_route(f"/scope/{scope}", _telling(needs(scope)))
     routes.add_api_route("/two", _telling(needs("ocr", "files:read")))
     routes.add_api_route("/body", _body, methods=["POST"])
+    routes.add_api_route("/link/{org_id}", _link)
     app = FastAPI()
     app.include_router(routes)
     add_error_handlers(app)
@@ -75,6 +78,10 @@ async def _body(
     body = await request.json()
     acting = await acting_in_body(request, who, body)
     return {"org": acting.org_id, "key": acting.key_id}
+
+
+async def _link(request: Request, org_id: str) -> None:
+    await count_link(request, org_id)
 
 
 @pytest.fixture
@@ -276,6 +283,42 @@ async def test_requests_are_counted_for_who_is_acted_for(
     assert facts(answer) == (429, "rate_limit_exceeded")
     answer = await client.get("/two", headers={"X-API-Key": "wrong"})
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+
+
+def left(answer: httpx.Response) -> tuple[int, str | None]:
+    return answer.status_code, answer.headers.get("x-ratelimit-remaining-requests")
+
+
+async def test_new_limits_of_the_local_organisation_are_felt_without_a_restart(
+    one: Desk, client: httpx.AsyncClient
+) -> None:
+    assert left(await client.get("/two")) == (200, None)
+    local = (await ensure_local(one.database)).org_id
+    await one.organisations.set_limits(local, {"requests_per_minute": 2})
+    one.clock.now += TRUST_SECONDS
+    assert [left(await client.get("/two")) for _ in range(3)] == [
+        (200, "1"),
+        (200, "0"),
+        (429, "0"),
+    ]
+    await one.organisations.set_limits(local, {"requests_per_minute": 0})
+    one.clock.now += TRUST_SECONDS
+    assert left(await client.get("/two")) == (200, None)
+
+
+async def test_links_are_counted_for_their_organisation(
+    one: Desk, client: httpx.AsyncClient
+) -> None:
+    """With its own limits, which no key tells here, and together with its keys' requests."""
+    acme = await one.org("acme", OrgLimits(requests_per_minute=3))
+    headers = {"X-API-Key": await one.key(acme)}
+    assert left(await client.get("/two", headers=headers)) == (200, "2")
+    assert left(await client.get(f"/link/{acme.id}")) == (200, "1")
+    assert left(await client.get(f"/link/{acme.id}")) == (200, "0")
+    answer = await client.get(f"/link/{acme.id}")
+    assert (left(answer), facts(answer)) == ((429, "0"), (429, "rate_limit_exceeded"))
+    assert left(await client.get("/two", headers=headers)) == (429, "0")
+    assert left(await client.get(f"/link/{UNKNOWN}")) == (200, None)
 
 
 async def test_nobodys_body_is_received(one: Desk, acme: OrgRecord) -> None:

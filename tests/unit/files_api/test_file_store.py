@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from files_api.accounts import Principal, ensure_local
 from files_api.blobs import BlobStore, open_store
-from files_api.files import Download, FileRecord, Files, Filters, orphans
+from files_api.files import Download, FileRecord, Files, Filters, installation, orphans
 from files_api.files.spare import Spare
 from files_api.kit.db import Base, Database
 from files_api.kit.errors import (
@@ -52,7 +52,9 @@ class Store:
     now: float = 0
 
     def blob_files(self) -> list[Path]:
-        return [path for path in self.folder.rglob("*") if path.is_file()]
+        """All but the store's own marker."""
+        files = {path for path in self.folder.rglob("*") if path.is_file()}
+        return sorted(files - {self.folder / installation.OWNER_KEY})
 
 
 @pytest.fixture
@@ -66,6 +68,7 @@ async def store(tmp_path: Path, database_url: str) -> AsyncIterator[Store]:
     quota = Quota(max_bytes=100_000, max_files=1000)
     files = Files(database, blobs, Links(b"s" * 32), quota, 1000, clock=lambda: made.now)
     made = Store(files, quota, database, blobs, folder, await ensure_local(database))
+    await made.files.sweep_orphans()  # as every start: from now on the store is this database's
     yield made
     await database.close()
 
@@ -420,6 +423,47 @@ async def test_a_lost_blob_is_not_found(store: Store) -> None:
             pass
 
 
+async def test_a_lost_blob_is_told_from_a_file_that_is_just_deleted(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R1: the alarm rings for a row without bytes, and not for a download beside a deletion."""
+    deleted, lost = await put(store), await put(store)
+    downloads = [await store.files.read(store.me, file_id) for file_id in (deleted, lost)]
+    await store.files.delete(store.me, deleted)
+    store.blob_files()[0].unlink()
+    for download in downloads:
+        with pytest.raises(FileNotFound):
+            await store.files.content(download)
+    alarms = [record for record in caplog.records if record.message == "blob_missing"]
+    assert [(record.levelname, record.facts) for record in alarms] == [  # type: ignore[attr-defined]
+        ("ERROR", {"file_id": lost})
+    ]
+
+
+async def test_what_has_expired_makes_room(store: Store) -> None:
+    """R8: before a file's bytes come, and when it is kept; nobody else's files go."""
+    await keep(store, b"s" * 100, who=STRANGER, expires_in=60)
+    async with store.database.unit() as session:
+        await session.execute(update(Organisation).values(max_bytes=100))
+    first = await put(store, b"x" * 100, expires_in=60)
+    with pytest.raises(QuotaExceeded):
+        await store.files.check_room(store.me)
+    assert (await store.files.get(store.me, first)).bytes == 100
+    store.now += 60
+    await store.files.check_room(store.me, 100)
+    assert await stored(store) == (0, 0)
+    await put(store, b"y" * 100, expires_in=60)
+    received = [await store.files.receive(store.me, stream(b"z" * 50)) for _ in range(3)]
+    store.now += 120
+    results = await asyncio.gather(
+        *(store.files.keep(store.me, one, "a", "ocr") for one in received), return_exceptions=True
+    )
+    assert sum(isinstance(result, FileRecord) for result in results) == 2
+    assert sum(isinstance(result, QuotaExceeded) for result in results) == 1
+    assert (await stored(store), await stored(store, STRANGER)) == ((100, 2), (100, 1))
+    assert len(store.blob_files()) == 3
+
+
 async def test_filters_hold_in_both_ways_of_paging(store: Store) -> None:
     await put(store)
     for filters, found in (
@@ -556,7 +600,7 @@ async def test_orphans_are_swept_and_nothing_else(store: Store) -> None:
         await orphan(store, rows[1][1]),
         await orphan(store, f"{me}/aa/{kept[:-4]}0000", age=3599),
         await orphan(store, f"{NOBODY.org_id}/aa/{kept}"),
-        await orphan(store, "recto"),
+        await orphan(store, "recto/other"),
     ]
     go = [
         await orphan(store, f"{me}/aa/{kept}"),
@@ -594,7 +638,7 @@ async def test_when_the_database_fails_the_sweep_of_orphans_stops(store: Store) 
     def fail(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         nonlocal asked
         asked += not statement.startswith("BEGIN")
-        if asked > 5:  # three for the batch, two for the first orphan
+        if asked > 6:  # who we are, three for the batch, two for the first orphan
             raise StorageUnavailable
 
     event.listen(store.database.engine.sync_engine, "before_cursor_execute", fail)
@@ -652,7 +696,7 @@ async def test_measured_bytes_are_not_stored(store: Store) -> None:
 async def test_a_full_disk_can_be_emptied(store: Store, tmp_path: Path, what: str) -> None:
     """R7: a deletion needs room, too: it gets what was set aside, which is set aside again."""
     path = tmp_path / "spare"
-    store.files._spare = Spare(path)
+    store.files._spare = store.files.expiry._spare = Spare(path)
     await store.files.expire()
     assert path.stat().st_blocks * 512 >= 2**20
     ids = [await put(store, expires_in=60) for _ in range(3)]

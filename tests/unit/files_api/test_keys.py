@@ -10,12 +10,14 @@ import pickle
 import re
 import string
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from files_api import keys as keys_module
 from files_api.accounts import ALL_SCOPES, LOCAL_ORG_ID, AccountError, OrgLimits, Principal
@@ -104,7 +106,7 @@ async def test_every_refusal_takes_the_same_way(
     """One question to the database and one comparison of two MACs, whatever is wrong."""
     acme = await lite.org("acme")
     good, expired, revoked = [await lite.key(acme) for _ in range(3)]
-    await lite.keys.revoke(revoked)
+    await lite.keys.revoke(revoked.split("_")[1])
     which = ApiKeyRow.id == expired.split("_")[1]
     async with lite.database.unit() as session:
         await session.execute(update(ApiKeyRow).where(which).values(expires_at=1))
@@ -168,10 +170,22 @@ async def test_a_revoked_key_is_refused_everywhere_soon(one: Desk) -> None:
     assert await refused(elsewhere, key)
     assert TRUST_SECONDS <= FELT_SECONDS / 2
     one.clock.now += 100
-    assert (await one.keys.revoke(key)).revoked_at == record.revoked_at  # the first time counts
-    with pytest.raises(AccountError, match="no key with this id") as caught:
-        await one.keys.revoke("ocr_0123456789abcdef_secret")
-    assert "secret" not in str(caught.value)
+    again = await one.keys.revoke(record.id)
+    assert again.revoked_at == record.revoked_at  # the first time counts
+    with pytest.raises(AccountError, match="no key with this id"):
+        await one.keys.revoke("0123456789abcdef")
+
+
+async def test_a_whole_key_revokes_nothing(lite: Desk) -> None:
+    """It would stand in the shell's history: it is refused, and not repeated."""
+    key = await lite.key(await lite.org("acme"))
+    _, key_id, secret = key.split("_")
+    for wrong in (key, f"ocr_{key_id}", f"{key_id}_{secret}", secret, key_id.upper() + "0", ""):
+        with pytest.raises(AccountError, match="Give the key's id only") as caught:
+            await lite.keys.revoke(wrong)
+        assert key_id not in str(caught.value)
+        assert secret not in str(caught.value)
+    assert not await refused(lite.keys, key)
 
 
 async def test_a_good_answer_is_remembered_for_a_while(lite: Desk) -> None:
@@ -185,7 +199,7 @@ async def test_a_good_answer_is_remembered_for_a_while(lite: Desk) -> None:
 
 async def test_a_bad_answer_is_not_remembered(lite: Desk) -> None:
     key = await lite.key(await lite.org("acme"))
-    await lite.keys.revoke(key)
+    await lite.keys.revoke(key.split("_")[1])
     assert await refused(lite.keys, key)
     async with lite.database.unit() as session:
         await session.execute(update(ApiKeyRow).values(revoked_at=None))
@@ -270,7 +284,7 @@ async def test_the_first_key_is_noticed_soon(one: Desk) -> None:
     one.clock.now += 3
     assert await elsewhere.any()
     assert await one.keys.any()
-    await one.keys.revoke(key)
+    await one.keys.revoke(key.split("_")[1])
     one.clock.now += 100
     assert await one.another_process().any()  # a revoked key keeps the door closed
     statements.selects = 0
@@ -283,6 +297,76 @@ async def test_nobody_is_let_in_while_the_database_is_gone(tmp_path: Path) -> No
     for _ in range(2):  # a failure is no answer
         with pytest.raises(StorageUnavailable):
             await keys.any()
+
+
+class Frozen(Database):
+    """A real database whose reads wait for an event, and then fail for a while."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked, self.thawed = asyncio.Event(), asyncio.Event()
+        self.questions = 0
+        self.fails = True
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        self.questions += 1
+        self.asked.set()
+        await self.thawed.wait()
+        if self.fails:
+            raise StorageUnavailable
+        async with super().read() as session:
+            yield session
+
+
+@pytest.fixture
+async def frozen(lite: Desk) -> AsyncIterator[Frozen]:
+    made = Frozen(str(lite.database.engine.url))
+    yield made
+    await made.close()
+
+
+async def test_all_share_one_question_and_its_failure(lite: Desk, frozen: Frozen) -> None:
+    """Thirty callers of a database that hangs wait once together, not one after the other."""
+    keys = Keys(frozen, b"secret", clock=lite.clock)
+    callers = [asyncio.create_task(keys.any()) for _ in range(30)]
+    await frozen.asked.wait()
+    callers[0].cancel()  # who leaves, also the first, takes nothing from the others
+    frozen.thawed.set()
+    answers = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(answer) for answer in answers[1:]] == [StorageUnavailable] * 29
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert frozen.questions == 1
+    frozen.fails = False  # a failure is not remembered
+    assert await asyncio.gather(*(keys.any() for _ in range(30))) == [False] * 30
+    assert frozen.questions == 2
+
+
+async def test_limits_without_a_key_are_read_anew(one: Desk) -> None:
+    acme = await one.org("acme", OrgLimits(requests_per_minute=5))
+    link = Principal(acme.id)
+    assert await one.keys.with_limits(link) == Principal(acme.id, limits=acme.limits)
+    await one.organisations.set_limits(acme.id, {"requests_per_minute": 7})
+    assert (await one.keys.with_limits(link)).limits.requests_per_minute == 5
+    one.clock.now += TRUST_SECONDS
+    assert (await one.keys.with_limits(link)).limits.requests_per_minute == 7
+    nobody = Principal(UNKNOWN, limits=OrgLimits(max_files=1))
+    assert await one.keys.with_limits(nobody) == nobody
+
+
+async def test_limits_that_cannot_be_read_stay_as_they_are(lite: Desk, frozen: Frozen) -> None:
+    acme = await lite.org("acme", OrgLimits(requests_per_minute=5))
+    keys = Keys(frozen, b"secret", clock=lite.clock)
+    known = Principal(acme.id, limits=OrgLimits(requests_per_minute=3))
+    callers = [asyncio.create_task(keys.with_limits(known)) for _ in range(30)]
+    await frozen.asked.wait()
+    frozen.thawed.set()
+    assert await asyncio.gather(*callers) == [known] * 30
+    assert frozen.questions == 1
+    frozen.fails = False
+    assert (await keys.with_limits(known)).limits == acme.limits
+    assert (await keys.with_limits(known)).limits == acme.limits
+    assert frozen.questions == 2
 
 
 async def test_a_service_key_acts_for_others(one: Desk) -> None:
