@@ -99,6 +99,7 @@ class Keys:
         self._found_any = False
         self._asked_at: float | None = None
         self._asking: dict[str, asyncio.Task[Any]] = {}
+        self._noted: _Recent[bool] = _Recent(_MOST_HELD)
         self._noting: dict[str, asyncio.Task[None]] = {}
 
     async def any(self) -> bool:
@@ -312,7 +313,9 @@ class Keys:
             values["last_used_at"] = now
         if row.pepper != self._current.id:
             values |= {"mac": self._current.mac(secret), "pepper": self._current.id}
-        if values and row.id not in self._noting:
+        # A row that was read before the last note was written is out of date.
+        if values and self._noted.get(row.id, now) is None:
+            self._noted.put(row.id, now, now + TRUST_SECONDS, True)
             task = asyncio.create_task(self._write_use(row, values), name="key-use")
             self._noting[row.id] = task
             task.add_done_callback(lambda _: self._noting.pop(row.id, None))

@@ -128,8 +128,10 @@ async def house(
             made.append(self)
 
     monkeypatch.setattr("ocr_api.app.FilesService", Kept)
-    # Each request asks for keys: what is asked only now and then would not always be struck.
+    # Each request asks for keys and limits: what is asked only now and then would not always be
+    # struck.
     monkeypatch.setattr("files_api.keys.ASK_SECONDS", 0.0)
+    monkeypatch.setattr("files_api.keys.TRUST_SECONDS", 0.0)
     async with Stores(database_url, blob_url) as stores:
         await migrations.upgrade(stores.database)  # PostgreSQL is not by the service itself
     update = {"database_url": database_url, "blob_url": blob_url}
