@@ -132,6 +132,7 @@ class Callers:
         """Count the request; leave what is left of the organisation's rate for the answer."""
         # Asked for when the answer begins: pages and bytes are counted until then.
         request.state.rate_headers = partial(self._limits.headers, who)
+        request.state.caller = {"org": who.org_id, "key": who.key_id}  # for the log line
         self._limits.take_request(who)
         return who
 

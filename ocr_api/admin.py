@@ -25,9 +25,10 @@ from files_api.accounts import (
     ensure_local,
 )
 from files_api.keys import TRUST_SECONDS, KeyRecord, Keys
-from files_api.kit.db import Database, UnfitDatabase
+from files_api.kit.db import Database, UnfitDatabase, async_url
+from files_api.kit.db.reasons import explain
 from files_api.kit.disk import make_folders
-from files_api.kit.errors import AppError
+from files_api.kit.errors import AppError, StorageUnavailable
 from files_api.links import load_or_make_secret
 from ocr_api import migrations
 from ocr_api.settings import Settings
@@ -239,6 +240,11 @@ def _run_plainly(work: Callable[[Settings], Awaitable[Answer]]) -> Answer:
         _fail(str(error))
     except UnfitDatabase as error:
         _fail(f"RECTO_DATABASE_URL: {error}")
+    except StorageUnavailable as error:
+        where = "the database"
+        if host := async_url(settings.effective_database_url()).host:
+            where += f" at {host}"
+        _fail(f"RECTO_DATABASE_URL: {where} cannot be used: {explain(error)}.")
     except AppError as error:
         _fail(f"RECTO_DATABASE_URL: {error.message}")
     except OSError as error:

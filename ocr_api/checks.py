@@ -22,6 +22,7 @@ from files_api.blobs import BlobStore, open_store
 from files_api.keys import Keys
 from files_api.kit import named
 from files_api.kit.db import Database, async_url
+from files_api.kit.db.reasons import explain
 from files_api.kit.errors import AppError
 from files_api.links import load_or_make_secret
 from model_registry.card import CardError
@@ -160,11 +161,7 @@ def connection_problems(settings: Settings) -> list[str]:
     try:
         revision = asyncio.run(_revision(url))
     except Exception as error:  # noqa: BLE001 - each driver has errors of its own
-        cause: BaseException = error
-        while cause.__cause__:
-            cause = cause.__cause__
-        # The kind only: a driver's message may quote the URL.
-        return [f"{where} does not answer ({type(cause).__name__})"]
+        return [f"{where} cannot be used: {explain(error)}"]
     if revision and revision > migrations.head():
         return [f"{where} was made by a newer Recto (revision {revision}); update this one"]
     if revision != migrations.head() and parsed.get_backend_name() != "sqlite":

@@ -69,8 +69,14 @@ def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
     settings, _ = _configuration(connect=True, engine_urls=urls)
     if not _is_loopback(host) and (problems := checks.keys_problems(settings, host)):
         _fail(*problems)
-    if workers > 1 and async_url(settings.effective_database_url()).get_backend_name() == "sqlite":
+    if workers > 1 and _is_sqlite(settings):
         _fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
+    if settings.secret_key is None and not _is_sqlite(settings):
+        click.echo(
+            "recto: RECTO_SECRET_KEY is not set: keys and signed links are good only where "
+            f"{settings.data_dir / 'secret.key'} is the same file.",
+            err=True,
+        )
     # Listen before the database is opened: a second server must not touch it.
     with _listen(host, port) as listener, _running(fleet):
         set_up_logs(settings.log_level)
@@ -80,6 +86,10 @@ def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
             started = _serve_in_processes(settings, listener, workers)
     if not started:
         _fail("The service could not start; the log lines above say why.")
+
+
+def _is_sqlite(settings: Settings) -> bool:
+    return async_url(settings.effective_database_url()).get_backend_name() == "sqlite"
 
 
 def _fleet(names: Sequence[str]) -> tuple[servers.Servers | None, _Urls | None]:
@@ -254,16 +264,19 @@ def _announce(listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     click.echo(f"Recto listens on {base} (docs: {base}/docs). Try it in another terminal:\n")
-    click.echo(f"  {example_line(base)}\n")
+    # Another address than loopback is served with keys only.
+    click.echo(f"  {example_line(base, with_key=not _is_loopback(host))}\n")
 
 
-def example_line(base: str) -> str:
+def example_line(base: str, *, with_key: bool = False) -> str:
     """Return a curl line that uploads the demo scan and reads its first page."""
+    base = base.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     scan = configs().parent / "docs" / "demo" / "scan.pdf"
     path = scan if scan.exists() else Path("document.pdf")
-    upload = f"curl -s {base}/v1/files -F purpose=ocr -F 'file=@{path}'"
+    curl = 'curl -s -H "Authorization: Bearer $RECTO_KEY"' if with_key else "curl -s"
+    upload = f"{curl} {base}/v1/files -F purpose=ocr -F 'file=@{path}'"
     first_id = "grep -oE '[0-9a-f-]{36}' | head -n 1"
-    return f"""curl -s {base}/v1/files/$({upload} | {first_id})/ocr -d '{{"pages": "0"}}'"""
+    return f"""{curl} {base}/v1/files/$({upload} | {first_id})/ocr -d '{{"pages": "0"}}'"""
 
 
 @main.command()

@@ -63,6 +63,9 @@ def respond(error: errors.AppError, dialect: Dialect = superset) -> JSONResponse
 def known(error: Exception) -> errors.AppError:
     """Return the client's view of any exception; what is not ours becomes a bare 500."""
     if isinstance(error, errors.AppError):
+        if error.status >= errors.InternalError.status:
+            facts = {"code": error.code, "cause": error.cause()}
+            observe.log(__name__, "failed", level=logging.WARNING, **facts)
         return error
     if isinstance(error, RequestValidationError):
         return shape_error(error.errors())
@@ -213,7 +216,8 @@ class FrontDoor:
 
     A request id on every answer, and the headers of the caller's rates, for which a route leaves
     a `RateHeaders` at ``request.state.rate_headers``; a deadline for the body; `/v1/v1/*` as
-    `/v1/*`; one log line, the counters, the last resort.
+    `/v1/*`; one log line, with what stands at ``request.state.caller``; the counters, the last
+    resort.
     """
 
     def __init__(self, app: ASGIApp, body_seconds: float = BODY_SECONDS) -> None:
@@ -289,4 +293,5 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         path=scope["path"],
         status=status,
         seconds=round(seconds, 4),
+        **scope["state"].get("caller", {}),
     )

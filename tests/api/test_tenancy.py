@@ -472,3 +472,26 @@ async def test_each_route_wants_its_scope(tenants: Tenants) -> None:
     read = {"document": {"type": "document_url", "document_url": url}}
     answer = await tenants.call(("POST", "/v1/ocr"), keys[2][1], link, in_body=read)
     assert answer.status_code == 200  # `ocr` alone: a link is its own permission
+
+
+async def test_log_lines_say_who_asked_and_what_failed(
+    tenants: Tenants, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose request, by which key; the key itself and the cause's own words stay out."""
+    key = tenants.keys["mine"]
+    with caplog.at_level("INFO"):
+        await tenants.client.get("/v1/files", headers={"X-API-Key": key})
+        tenants.blobs.rename(tenants.blobs.with_name("away"))
+        answer = await tenants.client.post(
+            "/v1/files", headers={"X-API-Key": key}, files={"file": ("secret name.pdf", b"x")}
+        )
+    assert answer.status_code == 503
+    facts = [getattr(record, "facts", {}) for record in caplog.records]
+    known = {"org": tenants.orgs["mine"].id, "key": key.split("_")[1]}
+    asked = [{name: each.get(name) for name in known} for each in facts if "seconds" in each]
+    assert asked == [known, known]
+    failed = [each for each in facts if each.get("code") == "storage_unavailable"]
+    assert failed == [{"code": "storage_unavailable", "cause": "FileNotFoundError"}]
+    said = caplog.text + str(facts)
+    assert key not in said
+    assert "secret name" not in said

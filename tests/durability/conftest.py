@@ -68,5 +68,5 @@ def sweep_later(tmp_path: Path, database_url: str, blob_url: str) -> Sweep:
 
 def set_clocks(service: FilesService, seconds: float) -> None:
     """Let the parts of a service see a time that lies ahead."""
-    for part in (service.files, service.uploads, service.idempotency):
+    for part in (service.files, service.files.expiry, service.uploads, service.idempotency):
         part._clock = lambda: time.time() + seconds

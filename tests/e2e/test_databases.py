@@ -288,7 +288,7 @@ async def test_sweeps_side_by_side_do_no_harm(
                 claim = {"claim": "c", "claimed_at": 1, "route": "r", "key": str(number)}
                 session.add(IdempotencyRow(org_id=local.org_id, **claim))
         for service in services:
-            for part in (service.files, service.uploads, service.idempotency):
+            for part in (service.files, service.files.expiry, service.uploads, service.idempotency):
                 part._clock = lambda: time.time() + 7200
         swept = await asyncio.gather(*(service.sweep() for service in services))
         assert sum(each.get("expired_files", 0) for each in swept) == 30

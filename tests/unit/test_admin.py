@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy.engine import make_url
 
 from files_api.accounts import LOCAL_ORG_ID
 from files_api.keys import Keys
@@ -291,7 +292,7 @@ def test_a_database_of_an_earlier_revision_has_no_keys(data: Path) -> None:
 def test_serve_listens_nowhere_else_when_the_database_does_not_answer(data: Path) -> None:
     data.mkdir()
     (data / "recto.db").write_bytes(b"This is no database." * 100)
-    assert "does not answer" in problem("serve", "--host", "0.0.0.0")
+    assert "cannot be used" in problem("serve", "--host", "0.0.0.0")
     (said,) = checks.keys_problems(Settings(), "0.0.0.0")
     assert said.startswith("Refusing to listen on 0.0.0.0: ")
 
@@ -348,3 +349,29 @@ def test_a_running_server_feels_the_first_key_and_its_end(data: Path) -> None:
     with serving(data, "--host", "0.0.0.0") as base:  # allowed now
         assert httpx.get(f"{base}/livez").status_code == 200
         assert httpx.get(f"{base}/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://recto:secret-word@127.0.0.1:1/x", "nothing listens there"),
+        ("postgresql://recto:secret-word@nowhere.invalid/x", "its host is not known"),
+    ],
+)
+def test_a_database_that_is_away_is_named_without_its_password(
+    data: Path, monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    monkeypatch.setenv("RECTO_DATABASE_URL", url)
+    said = problem("db", "upgrade")
+    assert reason in said
+    assert "secret-word" not in said
+
+
+def test_a_wrong_password_is_called_so(
+    data: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = make_url(postgres_url).set(password="wrong-word")
+    monkeypatch.setenv("RECTO_DATABASE_URL", wrong.render_as_string(hide_password=False))
+    said = problem("db", "upgrade")
+    assert "it refuses the user or the password" in said
+    assert "wrong-word" not in said

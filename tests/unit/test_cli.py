@@ -353,7 +353,7 @@ def test_a_database_that_cannot_be_opened(document: Path, monkeypatch: pytest.Mo
     assert not path.exists()
     path.write_bytes(b"This is no database." * 100)
     done = recto("check")
-    assert done.stderr == f"recto: the database {path} does not answer (DatabaseError)\n"
+    assert done.stderr == f"recto: the database {path} cannot be used: DatabaseError\n"
     path.unlink()
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -403,3 +403,8 @@ def test_a_service_that_cannot_start_says_so(
 def test_the_line_to_paste_names_a_file_that_exists() -> None:
     line = example_line("http://127.0.0.1:8000")
     assert str(ROOT / "docs" / "demo" / "scan.pdf") in line
+
+
+def test_the_line_to_paste_has_a_key_where_one_is_needed() -> None:
+    line = example_line("http://0.0.0.0:8000", with_key=True)
+    assert line.count('-H "Authorization: Bearer $RECTO_KEY" http://127.0.0.1:8000/v1/files') == 2

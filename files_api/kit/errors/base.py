@@ -27,6 +27,17 @@ class AppError(Exception):
         self.param = param
         super().__init__(self.message)
 
+    def cause(self) -> str:
+        """Return the kinds of the exceptions behind this one, nearest first, for a log line.
+
+        Kinds only: what a driver or a library says may quote a URL, a key or a document.
+        """
+        kinds, behind = [], self.__cause__
+        while behind:
+            kinds.append(type(behind).__name__)
+            behind = behind.__cause__
+        return " < ".join(kinds)
+
     def headers(self) -> dict[str, str]:
         """Return the headers that belong to the answer."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
