@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging import WARNING
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ from uvicorn.supervisors import Multiprocess
 
 from files_api.kit.db import Database, async_url
 from files_api.kit.errors import AppError
-from files_api.kit.observe import set_up_logs
+from files_api.kit.observe import log, set_up_logs
 from model_registry import serving
 from model_registry.card import Card, CardError, read_cards
 from model_registry.registry import Registry
@@ -71,15 +72,12 @@ def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
         _fail(*problems)
     if workers > 1 and _is_sqlite(settings):
         _fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
-    if settings.secret_key is None and not _is_sqlite(settings):
-        click.echo(
-            "recto: RECTO_SECRET_KEY is not set: keys and signed links are good only where "
-            f"{settings.data_dir / 'secret.key'} is the same file.",
-            err=True,
-        )
     # Listen before the database is opened: a second server must not touch it.
     with _listen(host, port) as listener, _running(fleet):
         set_up_logs(settings.log_level)
+        if settings.secret_key is None and not _is_sqlite(settings):
+            file = str(settings.data_dir / "secret.key")  # other hosts have another one
+            log(__name__, "secret_key_not_set", level=WARNING, keys_are_good_only_with=file)
         if workers == 1:
             started = _serve_here(settings, listener)
         else:
