@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,10 @@ from starlette.types import ASGIApp, Message
 from ocr_api import app as ocr_app
 from ocr_api.settings import Settings
 from tests import postgres, s3server
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs the tests in the background ignores it, for the servers they start as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 SCAN = ROOT / "docs" / "demo" / "scan.pdf"
