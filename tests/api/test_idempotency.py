@@ -9,16 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import func, select, update
 
 from files_api.app import FilesService
-from files_api.files.installation import MARKERS
-from files_api.kit.web import FrontDoor
-from files_api.routes import router
 from files_api.settings import FilesSettings
 from files_api.tables import IdempotencyRow, Organisation, StoredFileRow
 from ocr_api.migrations import upgrade
+from tests.files_service import asking, blobs
 
 PDF = b"%PDF-1.7\n" + b"recto " * 500
 
@@ -39,11 +36,7 @@ async def service(tmp_path: Path, database_url: str) -> AsyncIterator[FilesServi
 
 @pytest.fixture
 async def client(service: FilesService) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI(redirect_slashes=False)
-    app.include_router(router())
-    service.attach(app)
-    transport = httpx.ASGITransport(FrontDoor(app))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as made:
+    async with asking(service) as made:
         yield made
 
 
@@ -56,12 +49,6 @@ async def send(
         data=fields,
         headers={"Idempotency-Key": key},
     )
-
-
-def blobs(service: FilesService) -> list[Path]:
-    root = service.settings.data_dir / "blobs"
-    files = {path for path in root.rglob("*") if path.is_file()}
-    return sorted(files - {root / marker for marker in MARKERS})
 
 
 async def count(service: FilesService, table: Any) -> int:

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import select, update
 
 from files_api.app import FilesService
-from files_api.files.installation import OWNER_KEY
 from files_api.kit.errors import RateLimited
-from files_api.kit.web import FrontDoor
-from files_api.routes import router
 from files_api.settings import FilesSettings
 from files_api.tables import Organisation, StoredFileRow
 from ocr_api.migrations import upgrade
+from tests.files_service import asking, blobs
 
 PDF = b"%PDF-1.7\n" + b"recto " * 500
 MIB = 2**20
@@ -42,22 +39,12 @@ async def service(tmp_path: Path, database_url: str) -> AsyncIterator[FilesServi
 
 @pytest.fixture
 async def client(service: FilesService) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI(redirect_slashes=False)
-    app.include_router(router())
-    service.attach(app)
-    transport = httpx.ASGITransport(FrontDoor(app))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as made:
+    async with asking(service) as made:
         yield made
 
 
 async def send(client: httpx.AsyncClient, body: bytes = PDF, **fields: str) -> httpx.Response:
     return await client.post("/v1/files", files={"file": ("a.pdf", body)}, data=fields)
-
-
-def blobs(service: FilesService) -> list[Path]:
-    root = service.settings.data_dir / "blobs"
-    files = {path for path in root.rglob("*") if path.is_file()}
-    return sorted(files - {root / OWNER_KEY})
 
 
 async def stored(service: FilesService) -> tuple[int, int]:

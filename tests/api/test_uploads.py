@@ -18,6 +18,7 @@ from files_api.kit.web import FrontDoor
 from files_api.routes import router
 from files_api.settings import FilesSettings
 from ocr_api.migrations import upgrade
+from tests.files_service import asking
 
 PDF = b"%PDF-1.7\n" + b"recto " * 1000
 UNKNOWN = "0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
@@ -50,11 +51,7 @@ async def service(tmp_path: Path) -> AsyncIterator[FilesService]:
 
 @pytest.fixture
 async def client(service: FilesService) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI(redirect_slashes=False)
-    app.include_router(router())
-    service.attach(app)
-    transport = httpx.ASGITransport(FrontDoor(app))
-    async with httpx.AsyncClient(transport=transport, base_url="http://recto.localhost") as made:
+    async with asking(service) as made:
         yield made
 
 
