@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -422,6 +423,23 @@ async def test_upgrades_side_by_side_wait_for_each_other(database_url: str) -> N
     finally:
         for database in many:
             await database.close()
+
+
+async def test_a_new_file_that_somebody_else_is_writing_to(tmp_path: Path) -> None:
+    """R22: the switch to write-ahead logging is refused at once, and waits none the less."""
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE begun (x)")
+    asyncio.get_running_loop().call_later(0.2, other.execute, "COMMIT")
+    database = Database(f"sqlite:///{path}")
+    try:
+        await database.check()
+        async with database.read() as session:
+            assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
+    finally:
+        await database.close()
+        other.close()
 
 
 async def test_processes_that_upgrade_at_once(database: Database, database_url: str) -> None:

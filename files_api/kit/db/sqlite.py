@@ -6,9 +6,12 @@ after a restart. So its inode is noted at the first connection and looked at bef
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import re
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,11 @@ WRITES = "recto_writes"
 
 _PRAGMAS = (
     "PRAGMA busy_timeout = 5000",
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
 )
+_WAL = "PRAGMA journal_mode = WAL"
+_WAL_SECONDS, _WAL_PAUSE = 5.0, 0.02
 # The second: no room for the index of the log (the file `-shm`).
 _FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 _MOUNTS = Path("/proc/self/mounts")
@@ -140,6 +144,7 @@ def prepare(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
         cursor.execute(pragma)
+    _keep_a_log(connection, cursor)
     cursor.close()
 
 
@@ -157,6 +162,24 @@ def is_full(error: DBAPIError) -> bool:
 def is_outage(error: DBAPIError) -> bool:
     """Tell whether the file is why a statement failed: locked, gone, damaged."""
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+
+
+def _keep_a_log(connection: Any, cursor: Any) -> None:
+    """Turn on write-ahead logging; several connections may do so to a new file at once.
+
+    Two that both read and both want to write would wait for each other for ever, so that SQLite
+    refuses one of them at once, whatever its ``busy_timeout`` (sqlite.org/c3ref/busy_handler.html).
+    """
+    end = time.monotonic() + _WAL_SECONDS
+    while True:
+        try:
+            cursor.execute(_WAL)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            connection.run_async(lambda _: asyncio.sleep(_WAL_PAUSE))
+        else:
+            return
 
 
 def _is_below(place: str, folder: str) -> bool:
