@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -79,6 +80,21 @@ class Document:
     size: int
     """The document's true size in bytes."""
     name: str
+    file_id: str | None = None
+    """The stored file that it is, where it is one."""
+    sha256: str | None = None
+    """Of the content, in hexadecimal, where that is known; else see `digest`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a source names, before anybody looked into it."""
+
+    path: Path
+    size: int
+    name: str
+    file_id: str | None = None
+    sha256: str | None = None
 
 
 class OpensFiles(Protocol):
@@ -141,16 +157,14 @@ class Documents:
         async with AsyncExitStack() as stack:
             try:
                 found = await self._reach(source, principal, stack)
-                document = await self._check(*found)
+                document = await self._check(found)
             except (InvalidRequest, NotFound, TooLarge) as error:
                 error.param = source.param
                 raise
             yield document
 
-    async def _reach(
-        self, source: Source, principal: Principal, stack: AsyncExitStack
-    ) -> tuple[Path, int, str]:
-        """Return path, size in bytes and name of what the source names."""
+    async def _reach(self, source: Source, principal: Principal, stack: AsyncExitStack) -> _Found:
+        """Return what the source names."""
         match source:
             case UrlSource(url):
                 return await self._reach_url(url.strip(), stack)
@@ -161,9 +175,9 @@ class Documents:
                     await stack.enter_async_context(self._files.open_file(principal, file_id))
                 )
             case PathSource(path):
-                return path, await asyncio.to_thread(_size, path), path.name
+                return _Found(path, await asyncio.to_thread(_size, path), path.name)
 
-    async def _reach_url(self, url: str, stack: AsyncExitStack) -> tuple[Path, int, str]:
+    async def _reach_url(self, url: str, stack: AsyncExitStack) -> _Found:
         if url[:5].lower() == "data:":
             return await self._decode(url, stack)
         own = await stack.enter_async_context(self._files.open_link(url))
@@ -175,12 +189,12 @@ class Documents:
             raise FetchRefused("The document URL is not one: send an http, https or data: URL.")
         with self._temporary(stack) as (path, file):
             size = await self._outbound.fetch(url, file)
-        return path, size, _name_in(url)
+        return _Found(path, size, _name_in(url))
 
-    async def _decode(self, text: str, stack: AsyncExitStack) -> tuple[Path, int, str]:
+    async def _decode(self, text: str, stack: AsyncExitStack) -> _Found:
         with self._temporary(stack) as (path, file):
             size = await asyncio.to_thread(_decode_into, text, file, self._max_bytes)
-        return path, size, "document"
+        return _Found(path, size, "document")
 
     @contextmanager
     def _temporary(self, stack: AsyncExitStack) -> Iterator[tuple[Path, BinaryIO]]:
@@ -198,8 +212,9 @@ class Documents:
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             raise (StorageFull if full else StorageUnavailable)() from error
 
-    async def _check(self, path: Path, size: int, name: str) -> Document:
+    async def _check(self, found: _Found) -> Document:
         """Return the document, or raise for what cannot be read."""
+        path, size = found.path, found.size
         if size == 0:
             raise DocumentEmpty("The document is empty: it has 0 bytes.")
         _check_size(size, self._max_bytes)
@@ -210,11 +225,28 @@ class Documents:
             raise UnsupportedFormat(
                 f"The document looks like {looks}. Supported formats: {_SUPPORTED}."
             )
-        return Document(path, media_type, size, name)
+        return Document(path, media_type, size, found.name, found.file_id, found.sha256)
 
 
-def _stored(file: StoredFile) -> tuple[Path, int, str]:
-    return file.path, file.size, file.filename
+async def digest(document: Document) -> str:
+    """Return the SHA-256 of the content, in hexadecimal; found in a thread where it is not known.
+
+    Raises:
+        StorageUnavailable: the file cannot be read.
+    """
+    return document.sha256 or await asyncio.to_thread(_digest, document.path)
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageUnavailable from error
+
+
+def _stored(file: StoredFile) -> _Found:
+    return _Found(file.path, file.size, file.filename, file.id, file.sha256)
 
 
 def _size(path: Path) -> int:

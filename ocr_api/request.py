@@ -13,6 +13,7 @@ from ocr_api.result import Warn
 from ocr_api.selection import PageSelection
 
 Granularity = Literal["word", "page", "block"]
+Lane = Literal["interactive", "background"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class OcrOptions:
     skip_special_tokens: bool = True
     allow_partial: bool = False
     """Answer with the pages that could be read, instead of failing."""
+    skip_cache: bool = False
+    """Read every page anew, and keep none."""
 
     @property
     def wants_pictures(self) -> bool:
@@ -97,6 +100,10 @@ class OcrRequest:
     options: OcrOptions = OcrOptions()
     id: str = ""
     """The request id, carried to logs and engines."""
+    timeout: float | None = None
+    """Seconds that the request may take; None: as long as the server allows."""
+    lane: Lane = "interactive"
+    """Somebody waits for the answer, or nobody does."""
 
 
 @dataclass(frozen=True, slots=True)

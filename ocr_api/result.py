@@ -205,6 +205,13 @@ class Page:
     annotation: str | None = None
     """What the model answered for the document's schema, or prompt, on this page."""
     usage: Usage = Usage()
+    """Of the answers that the page is made of; none where it is reused."""
+    wasted: Usage = Usage()
+    """Of answers that were thrown away."""
+    saved: Usage = Usage()
+    """What the page took when it was read; where it is reused."""
+    reused: bool = False
+    """Whether the page was read before, and not again for this request."""
     seconds: float = 0.0
     """Wall-clock time of drawing and reading."""
     warnings: tuple[Warn, ...] = ()

@@ -45,6 +45,19 @@ class Settings(FilesSettings):
     """Most bytes of one OCR answer; pictures make it long."""
     max_pages: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most pages that one request may read."""
+    max_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Most OCR requests under way or waiting at a time; further ones are refused with 503."""
+    org_requests: Annotated[int, Field(ge=1, le=100_000)] = 500
+    """The same of one organisation; further ones are refused with 429."""
+    max_queued_pages: Annotated[int, Field(ge=1)] = 50_000
+    """Pages that wait or are being read, beyond which no further document is taken (503)."""
+    org_queued_pages: Annotated[int, Field(ge=1)] = 20_000
+    """The same of one organisation (429)."""
+    request_seconds: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
+    """Longest time of an OCR request; its header X-Request-Timeout may ask for less."""
+    ledger_hours: Annotated[float, Field(ge=0, le=8784)] = 24.0
+    """Hours that pages which were read are kept, so that a repeated request pays only for what is
+    missing; 0 keeps none."""
     max_pixels: Annotated[int, Field(ge=1_000_000)] = 120_000_000
     """Most pixels of an image, or of one frame of it, that is decoded."""
     render_processes: Annotated[int, Field(ge=0, le=512)] = 0

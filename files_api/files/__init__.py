@@ -278,7 +278,9 @@ class Files:
         """
         record = await self.get(principal, file_id)
         async with self._contents.local(record) as path:
-            yield StoredFile(path, record.bytes, record.filename, record.media_type, record.sha256)
+            yield StoredFile(
+                record.id, path, record.bytes, record.filename, record.media_type, record.sha256
+            )
 
     @asynccontextmanager
     async def open_link(self, url: str) -> AsyncIterator[StoredFile | None]:

@@ -61,6 +61,7 @@ class Received:
 class StoredFile:
     """A file that is open for reading on this machine's disk."""
 
+    id: str
     path: Path
     size: int
     """Bytes."""

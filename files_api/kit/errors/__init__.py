@@ -25,6 +25,7 @@ The tree, with the HTTP status of each:
     ├── InternalError 500 ── PageFailed, AnnotationFailed
     ├── Unavailable 503 ── StorageUnavailable, Overloaded, EngineUnavailable ── EngineBusy
     ├── EngineTimeout 504
+    ├── DeadlineExceeded 504
     └── StorageFull 507
 
 Why: the class is the whole error. A door chooses only the JSON shape.
@@ -38,6 +39,7 @@ from files_api.kit.errors.base import (
 )
 from files_api.kit.errors.failed import (
     AnnotationFailed,
+    DeadlineExceeded,
     EngineBusy,
     EngineTimeout,
     EngineUnavailable,
@@ -105,6 +107,7 @@ __all__ = [
     "BodyTimeout",
     "CallerRefused",
     "ContextTooLong",
+    "DeadlineExceeded",
     "DocumentDamaged",
     "DocumentEmpty",
     "DocumentEncrypted",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from files_api.kit.errors.base import AppError
+from math import ceil
+
+from files_api.kit.errors.base import LONGEST_RETRY_SECONDS, AppError
 
 
 class InternalError(AppError):
@@ -27,6 +29,14 @@ class Unavailable(AppError):
     status = 503
     code = "unavailable"
     retry_after = 5
+
+    def __init__(
+        self, message: str | None = None, *, param: str | None = None, seconds: float | None = None
+    ) -> None:
+        """Take the seconds after which another try may work; None: as the class says."""
+        super().__init__(message, param=param)
+        if seconds is not None:
+            self.retry_after = min(LONGEST_RETRY_SECONDS, max(1, ceil(seconds)))
 
 
 class StorageUnavailable(Unavailable):
@@ -59,6 +69,13 @@ class EngineTimeout(AppError):
     status = 504
     code = "engine_timeout"
     retry_after = 30
+
+
+class DeadlineExceeded(AppError):
+    """The request took longer than it was given; pages that were read are kept for another try."""
+
+    status = 504
+    code = "deadline_exceeded"
 
 
 class StorageFull(AppError):

@@ -56,7 +56,7 @@ class FakeFiles:
             raise FileNotFound
         self.opened += 1
         try:
-            yield StoredFile(path, path.stat().st_size, "named.pdf", "text/plain", "")
+            yield StoredFile(file_id, path, path.stat().st_size, "named.pdf", "text/plain", "")
         finally:
             self.opened -= 1
 
