@@ -19,39 +19,40 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 # From a look at a file row to a long document.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
-# A registry of our own: the library's global one also holds what other libraries put there.
-_registry = CollectorRegistry()
-ProcessCollector(registry=_registry)
+REGISTRY = CollectorRegistry()
+"""Everything that `page` shows. It is ours: the library's global one also holds what other
+libraries put there."""
+ProcessCollector(registry=REGISTRY)
 
 _requests = Counter(
     "ocr_http_requests_total",
     "Requests that were answered; 499 where the client left first.",
     ("route", "method", "code"),
-    registry=_registry,
+    registry=REGISTRY,
 )
 _seconds = Histogram(
     "ocr_http_request_duration_seconds",
     "Time from a request's headers to the end of its answer.",
     ("route",),
     buckets=_SECONDS,
-    registry=_registry,
+    registry=REGISTRY,
 )
-_upload_bytes = Counter("ocr_upload_bytes_total", "Bytes of uploads that came.", registry=_registry)
+_upload_bytes = Counter("ocr_upload_bytes_total", "Bytes of uploads that came.", registry=REGISTRY)
 _uploads_aborted = Counter(
     "ocr_upload_aborted_total",
     "Uploads that ended early and were not refused.",
-    registry=_registry,
+    registry=REGISTRY,
 )
 _fetches_refused = Counter(
     "ocr_fetch_refused_total",
     "Document addresses that were not fetched.",
     ("reason",),
-    registry=_registry,
+    registry=REGISTRY,
 )
 _rate_limited = Counter(
-    "ocr_rate_limited_total", "Requests over a limit.", ("limit",), registry=_registry
+    "ocr_rate_limited_total", "Requests over a limit.", ("limit",), registry=REGISTRY
 )
-_build = Gauge("ocr_build_info", "1; its label says what runs.", ("version",), registry=_registry)
+_build = Gauge("ocr_build_info", "1; its label says what runs.", ("version",), registry=REGISTRY)
 
 
 def answered(route: str | None, method: str, code: int, seconds: float) -> None:
@@ -91,8 +92,9 @@ def fetch_refused(reason: str) -> None:
 def rate_limited(limit: str) -> None:
     """Count a request that was refused.
 
-    By a limit of the organisation (``requests``, ``pages``, ``bytes``, ``uploads``, ``bodies``), or
-    of all together (``all_uploads``, ``all_bodies``).
+    By a limit of the organisation (``requests``, ``pages``, ``bytes``, ``uploads``, ``bodies``,
+    ``org_requests``, ``org_pages``), or of all together (``all_uploads``, ``all_bodies``,
+    ``all_requests``, ``all_pages``).
     """
     _rate_limited.labels(limit).inc()
 
@@ -108,4 +110,4 @@ def page() -> bytes:
 
     Of several API processes each counts for itself, and a scrape reaches any one of them.
     """
-    return generate_latest(_registry)
+    return generate_latest(REGISTRY)

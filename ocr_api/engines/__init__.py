@@ -75,6 +75,16 @@ class Question(Task):
     """A JPEG; None where the prompt holds everything."""
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a server says about its work, whoever sent it."""
+
+    running: int
+    """Requests that it answers."""
+    waiting: int
+    """Requests that it took and does not answer yet."""
+
+
 class Engine(ABC):
     """Reads pages."""
 
@@ -113,6 +123,11 @@ class Engine(ABC):
 
     async def problem(self, card: Card, url: str | None) -> str | None:
         """Return why the engine cannot serve the card now, or None."""
+        del card, url
+        return None
+
+    async def load(self, card: Card, url: str) -> Load | None:
+        """Return how much work the server has; None where it does not say. Never raises."""
         del card, url
         return None
 

@@ -25,9 +25,10 @@ from files_api.kit.errors import (
 )
 from files_api.kit.observe import log
 from model_registry.card import Card
-from ocr_api.engines import Engine, PageTask, Question, Supplies, Task
+from ocr_api.engines import Engine, Load, PageTask, Question, Supplies, Task
 from ocr_api.engines.vllm import body, errors
 from ocr_api.engines.vllm.answer import DONE, MAX_BYTES, Answer, Lines
+from ocr_api.engines.vllm.load import Loads
 from ocr_api.engines.vllm.wire import BROKEN, Wire, whole
 from ocr_api.result import Reading
 
@@ -44,6 +45,7 @@ class Vllm(Engine):
     def __init__(self, supplies: Supplies) -> None:
         super().__init__(supplies)
         self._wire = Wire(supplies.api_key)
+        self._loads = Loads(self._wire)
         self._contexts: dict[tuple[str, str], int] = {}
         self._asking: dict[tuple[str, str], asyncio.Future[str | None]] = {}
 
@@ -81,6 +83,10 @@ class Vllm(Engine):
         if status != HTTPStatus.OK:
             return errors.does(card.id, status)
         return self._missing(card, url, said)
+
+    async def load(self, card: Card, url: str) -> Load | None:
+        """Return how many requests the server has for the card's model, as vLLM says it."""
+        return await self._loads.ask(card, url)
 
     async def _answer(self, task: Task, image: bytes | None) -> Reading:
         """Ask, within the card's time; log what went wrong."""
@@ -180,7 +186,7 @@ async def _listen(response: aiohttp.ClientResponse, answer: Answer, task: Task) 
         said = b""
         with suppress(*BROKEN, PageFailed):
             said = await whole(response, _MAX_ERROR_BYTES)
-        raise errors.refusal(task, response.status, said)
+        raise errors.refusal(task, response.status, said, response.headers.get("Retry-After"))
     if response.content_type != "text/event-stream":
         # Its head comes with the answer, whereas that of a stream comes before the first token.
         answer.begun = True

@@ -5,6 +5,7 @@ Messages say what happened and never quote the server: its words may hold the ca
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import aiohttp
@@ -33,6 +34,8 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientPayloadError, "broke the connection without an answer"),
     (aiohttp.InvalidURL, "has no valid address"),
 )
+
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 _BUSY = (EngineBusy, "takes no more work now")
 _KEY = (EngineUnavailable, "refuses the key")
@@ -68,16 +71,18 @@ def unreachable(card_id: str, error: Exception) -> EngineUnavailable:
     return EngineUnavailable(f"The server that runs {card_id} {reason}.")
 
 
-def refusal(task: Task, status: int, said: bytes) -> AppError:
+def refusal(task: Task, status: int, said: bytes, retry_after: str | None = None) -> AppError:
     """Return the error that a status other than 200 means.
 
     Args:
         task: what was asked.
         status: of HTTP, or the ``code`` of an error inside a stream.
         said: the error body; it is looked through and never passed on.
+        retry_after: the header of that name, where there is one.
     """
     if known := _STATUSES.get(status):
-        return known[0](does(task.card.id, status))
+        seconds = _seconds(retry_after) if known is _BUSY else None
+        return known[0](does(task.card.id, status), seconds=seconds)
     words = _words(said) if status in (400, 422) else ""
     if (error_of(said) or {}).get("param") == "max_tokens" and "max_model_len" in words:
         return AnswerTooLong()
@@ -86,6 +91,15 @@ def refusal(task: Task, status: int, said: bytes) -> AppError:
     if task.schema is not None and any(word in words for word in _SCHEMA):
         return SchemaRefused()
     return PageFailed(does(task.card.id, status))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return the seconds of a ``Retry-After`` header (RFC 9110, 10.2.3); None where it has none.
+
+    A number only: vLLM and the proxies in front of it send no dates.
+    """
+    text = (retry_after or "").strip()
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def does(card_id: str, status: int) -> str:

@@ -78,10 +78,13 @@ class Wire:
                 raise
         return await single.post(url, data=Body(body), headers=headers, allow_redirects=False)
 
-    async def get(self, url: str) -> aiohttp.ClientResponse:
-        """Return the head of the answer to a GET, as `post` does."""
-        _, single = self.open()
-        return await single.get(url, headers=self._headers, allow_redirects=False)
+    async def get(self, url: str, *, keep: bool = False) -> aiohttp.ClientResponse:
+        """Return the head of the answer to a GET, as `post` does.
+
+        It comes on a new connection; with ``keep``, on a kept one, which may have ended.
+        """
+        session = self.open()[0 if keep else 1]
+        return await session.get(url, headers=self._headers, allow_redirects=False)
 
     async def close(self) -> None:
         """Close every connection, those in use too; a later request opens anew."""
