@@ -24,13 +24,21 @@ Scope = Literal["files:read", "files:write", "ocr", "admin"]
 ALL_SCOPES: Final[frozenset[Scope]] = frozenset(get_args(Scope))
 
 
+USUAL_WEIGHT: Final = 100
+LEAST_WEIGHT: Final = 1
+MOST_WEIGHT: Final = 10_000
+
+
 class AccountError(ValueError):
     """An operator asked for what cannot be; the text says why. No client ever sees one."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrgLimits:
-    """What an organisation may store and do; None is the setting's limit, 0 no limit."""
+    """What an organisation may store and do; None is the setting's limit, 0 no limit.
+
+    But a weight has no setting, and is never 0.
+    """
 
     max_bytes: int | None = None
     """Most bytes stored."""
@@ -39,6 +47,9 @@ class OrgLimits:
     pages_per_minute: int | None = None
     bytes_per_minute: int | None = None
     """Most bytes uploaded in a minute."""
+    weight: int | None = None
+    """Its share of the engines where organisations compete, `LEAST_WEIGHT` to `MOST_WEIGHT`; None
+    is `USUAL_WEIGHT`."""
 
 
 LIMITS: Final = tuple(limit.name for limit in fields(OrgLimits))
@@ -86,9 +97,11 @@ class Organisations:
         """Make an organisation.
 
         Raises:
-            AccountError: the name is taken, empty, too long, or looks like an id.
+            AccountError: the name is taken, empty, too long, or looks like an id; or the weight
+                cannot be.
         """
         name = checked_name(name)
+        _check_weight(limits.weight if limits else None)
         if not name or is_id(name.lower()):
             raise AccountError("The name of an organisation is neither empty nor an id.")
         row = Organisation(
@@ -140,9 +153,13 @@ class Organisations:
         Args:
             org_id: the organisation, as `find` gave it.
             changes: by the names in `LIMITS`; None is the setting's limit, 0 no limit.
+
+        Raises:
+            AccountError: the weight cannot be.
         """
         if changes.keys() - set(LIMITS):
             raise KeyError("no such limit")
+        _check_weight(changes.get("weight"))
         where = Organisation.id == org_id
         async with self._database.unit() as session:
             await session.execute(update(Organisation).where(where).values(dict(changes)))
@@ -158,6 +175,11 @@ def checked_name(name: str) -> str:
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise AccountError(f"A name has at most {LONGEST_NAME} characters, all printable.")
     return name
+
+
+def _check_weight(weight: int | None) -> None:
+    if weight is not None and not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise AccountError(f"A weight is a number from {LEAST_WEIGHT} to {MOST_WEIGHT}.")
 
 
 def org_record(row: Organisation) -> OrgRecord:

@@ -31,6 +31,8 @@ class Organisation(Base):
     pages_per_minute: Mapped[int | None]
     bytes_per_minute: Mapped[int | None]
     """Most bytes uploaded in a minute."""
+    weight: Mapped[int | None]
+    """Its share of what all compete for, beside the others'; null is 100."""
 
 
 class Installation(Base):

@@ -17,7 +17,10 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from files_api.accounts import (
+    LEAST_WEIGHT,
     LIMITS,
+    MOST_WEIGHT,
+    USUAL_WEIGHT,
     AccountError,
     Organisations,
     OrgLimits,
@@ -53,8 +56,19 @@ def _limit(_: click.Context, __: click.Parameter, value: str | None) -> int | st
     return number
 
 
+def _weight(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    """Return a weight, or ``default``."""
+    if value is None or value == "default":
+        return value
+    number = int(value) if _NUMBER.fullmatch(value) else -1
+    if not LEAST_WEIGHT <= number <= MOST_WEIGHT:
+        between = f"{LEAST_WEIGHT} to {MOST_WEIGHT}"
+        raise click.BadParameter(f"{value!r} is neither a number from {between} nor `default`.")
+    return number
+
+
 def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each limit of an organisation."""
+    """Add an option for each limit of an organisation, and for its weight."""
     texts = {
         "max_bytes": "Most bytes stored",
         "max_files": "Most files stored",
@@ -62,7 +76,12 @@ def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "pages_per_minute": "Most pages read in a minute",
         "bytes_per_minute": "Most bytes uploaded in a minute",
     }
-    for name in reversed(LIMITS):
+    text = (
+        f"Its share of the engines beside others', {LEAST_WEIGHT} to {MOST_WEIGHT}; `default` is "
+        f"{USUAL_WEIGHT}."
+    )
+    command = click.option("--weight", callback=_weight, metavar="NUMBER", help=text)(command)
+    for name in reversed(tuple(texts)):
         option = f"--{name.replace('_', '-')}"
         text = f"{texts[name]}; 0 is no limit, `default` the setting's."
         command = click.option(option, name, callback=_limit, metavar="NUMBER", help=text)(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sqlalchemy import ForeignKey, Index, String
@@ -35,11 +35,22 @@ class UsageRow(Base):
     """The card that answered."""
     outcome: Mapped[str] = mapped_column(String(16))
     pages: Mapped[int]
+    """Pages that were read for this request."""
     prompt_tokens: Mapped[int]
+    """Charged, as the next."""
     completion_tokens: Mapped[int]
     document_bytes: Mapped[int]
     seconds: Mapped[float]
     """Wall-clock time of the whole request."""
+    pages_reused: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Pages that were read before, and not again."""
+    pages_failed: Mapped[int] = mapped_column(default=0, server_default="0")
+    reused_prompt_tokens: Mapped[int] = mapped_column(default=0, server_default="0")
+    """What the reused pages took when they were read, as the next."""
+    reused_completion_tokens: Mapped[int] = mapped_column(default=0, server_default="0")
+    wasted_prompt_tokens: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of answers that were thrown away, as the next."""
+    wasted_completion_tokens: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +64,16 @@ class Entry:
     pages: int
     """Pages that were read, also where the request failed later."""
     tokens: Usage
+    """Charged: of the answers that the pages read are made of."""
     document_bytes: int
     seconds: float
+    pages_reused: int = 0
+    """Pages that were read before, and not again."""
+    pages_failed: int = 0
+    reused: Usage = field(default=Usage())
+    """What the reused pages took when they were read."""
+    wasted: Usage = field(default=Usage())
+    """Of answers that were thrown away."""
 
 
 class UsageBook:
@@ -83,6 +102,12 @@ class UsageBook:
             completion_tokens=entry.tokens.completion_tokens,
             document_bytes=entry.document_bytes,
             seconds=round(entry.seconds, 3),
+            pages_reused=entry.pages_reused,
+            pages_failed=entry.pages_failed,
+            reused_prompt_tokens=entry.reused.prompt_tokens,
+            reused_completion_tokens=entry.reused.completion_tokens,
+            wasted_prompt_tokens=entry.wasted.prompt_tokens,
+            wasted_completion_tokens=entry.wasted.completion_tokens,
         )
         async with self._database.unit() as session:
             session.add(row)

@@ -112,6 +112,26 @@ def test_organisations_are_listed_with_their_limits(data: Path) -> None:
     assert row(done("orgs", "list"), "acme")[5] == limits
 
 
+def test_an_organisation_has_a_weight(data: Path) -> None:
+    done("orgs", "create", "acme", "--weight", 250)
+    done("orgs", "create", "other")
+    assert row(done("orgs", "list"), "acme")[5] == "weight=250"
+    assert row(done("orgs", "list"), "other")[5] == "-"
+    done("orgs", "limit", "acme", "--weight", 10_000, "--max-files", 0)
+    assert row(done("orgs", "list"), "acme")[5] == "max_files=none weight=10000"
+    done("orgs", "limit", "acme", "--weight", "default", "--max-files", "default")
+    assert row(done("orgs", "list"), "acme")[5] == "-"
+
+
+@pytest.mark.parametrize("weight", ["0", "10001", "-1", "1.5", "much", ""])
+def test_a_weight_that_cannot_be_is_refused(data: Path, weight: str) -> None:
+    for command in (["create", "acme"], ["limit", "local"]):
+        result = recto("orgs", *command, f"--weight={weight}")
+        assert result.exit_code == 2
+        assert "is neither a number from 1 to 10000 nor `default`." in result.stderr
+    assert "acme" not in done("orgs", "list")
+
+
 def test_keys_are_listed_without_their_secrets(data: Path) -> None:
     done("orgs", "create", "acme")
     one = done("keys", "create", "--org", "acme", "--name", "laptop", "--expires", "90d").strip()

@@ -29,7 +29,7 @@ from files_api.kit.errors import StorageUnavailable
 from ocr_api import migrations
 from ocr_api.migrations import steps
 
-for module in ("files_api.tables", "ocr_api.usage"):
+for module in ("files_api.tables", "ocr_api.ledger", "ocr_api.usage"):
     import_module(module)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +102,20 @@ SECOND: dict[str, list[Row]] = FIRST | {
     ],
     "installation": [{"id": "installation-1", "created_at": 1}],
 }  # fmt: skip
-ROWS = {"0001": FIRST, "0002": SECOND}
+THIRD: dict[str, list[Row]] = SECOND | {
+    "organisations": [row | {"weight": 10_000} for row in SECOND["organisations"]],
+    "usage": [
+        row | {"pages_reused": 1, "pages_failed": 2, "reused_prompt_tokens": 2**40}
+        | {"reused_completion_tokens": 3, "wasted_prompt_tokens": 4}
+        | {"wasted_completion_tokens": 5}
+        for row in SECOND["usage"]
+    ],
+    "ledger_pages": [
+        {"org_id": "org-1", "key": "0" * 64, "document": "1" * 64, "page": 0, "card": "c"}
+        | {"file_id": None, "created_at": 1, "expires_at": 2**33, "kept": b"\x01\x00\xff"}
+    ],
+}  # fmt: skip
+ROWS = {"0001": FIRST, "0002": SECOND, "0003": THIRD}
 
 CONTRACTS: dict[str, set[str]] = {}
 """What a step takes away on purpose, since no version that is still in use needs it; by step."""

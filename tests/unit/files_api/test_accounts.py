@@ -77,8 +77,26 @@ async def test_limits_change_one_by_one(one: Desk) -> None:
     with pytest.raises(KeyError):
         await one.organisations.set_limits(acme.id, {"name": 1})
     assert LIMITS == (
-        "max_bytes", "max_files", "requests_per_minute", "pages_per_minute", "bytes_per_minute"
+        "max_bytes", "max_files", "requests_per_minute", "pages_per_minute", "bytes_per_minute",
+        "weight",
     )  # fmt: skip
+
+
+async def test_a_weight_is_between_1_and_10_000(one: Desk) -> None:
+    acme = await one.org("acme", OrgLimits(weight=1))
+    assert (await one.organisations.find("acme")).limits.weight == 1
+    for wrong in (0, -1, 10_001):
+        with pytest.raises(AccountError, match="A weight is a number from 1 to 10000"):
+            await one.organisations.set_limits(acme.id, {"weight": wrong})
+        with pytest.raises(AccountError, match="A weight is a number from 1 to 10000"):
+            await one.org(f"other {wrong}", OrgLimits(weight=wrong))
+    assert (await one.organisations.find("acme")).limits.weight == 1
+    await one.organisations.set_limits(acme.id, {"weight": 10_000})
+    key = await one.key(acme, "ocr")
+    assert (await one.keys.principal(key)).limits.weight == 10_000
+    await one.organisations.set_limits(acme.id, {"weight": None})
+    assert [record.name for record in await one.organisations.list()] == ["local", "acme"]
+    assert (await one.organisations.find("acme")).limits == OrgLimits()
 
 
 async def test_the_local_caller_has_its_organisations_limits(one: Desk) -> None:
