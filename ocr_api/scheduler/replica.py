@@ -1,0 +1,249 @@
+"""Servers that run one card, and the places that they have for pages.
+
+A place is one request at one server. It goes to whoever is next the moment it is free, so that a
+free place and a page that could take it are never seen together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from files_api.kit.errors import AppError, EngineBusy, EngineTimeout, EngineUnavailable
+from model_registry.card import Card
+from model_registry.routing import place
+from ocr_api import meters
+from ocr_api.engines import Engine
+from ocr_api.scheduler.circuit import Circuit
+from ocr_api.scheduler.limit import Limit
+from ocr_api.scheduler.order import Line, Member
+
+Clock = Callable[[], float]
+
+_REST = 0.25
+"""Longest seconds that a place rests after a refusal: a server that is full is not asked by all
+who wait, one after the other, within a moment."""
+
+
+class Replica:
+    """One server that runs a card, or the engine in this process."""
+
+    def __init__(self, card: Card, url: str | None, engine: Engine, clock: Clock) -> None:
+        places = engine.places if url is None else None
+        self.card = card
+        self.url = url
+        self.engine = engine
+        self.limit = Limit(card.pages_in_flight if places is None else places)
+        self.circuit = Circuit()
+        self.in_flight = 0
+        self.resting = 0
+        self.last_asked = 0
+        """A number that grows with every request of the card; 0: never."""
+        self.changed: list[Callable[[], None]] = []
+        """Called when it takes more than it did, or can be asked again, or no longer."""
+        self._clock = clock
+
+    @property
+    def most(self) -> int:
+        """Requests that it takes at once, as things are; 0 while its circuit is open."""
+        if self.circuit.state == "open":
+            return 0
+        return 1 if self.circuit.is_doubted else self.limit.value
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether one more request may be sent now."""
+        return self.circuit.state == "closed" and self.in_flight + self.resting < self.most
+
+    def is_shunned(self) -> bool:
+        """Tell whether others are better asked."""
+        return self.circuit.is_shunned(self._clock())
+
+    def tell(self) -> None:
+        """Let those who wait see that something changed."""
+        self.publish()
+        for changed in list(self.changed):
+            changed()
+
+    def publish(self) -> None:
+        """Write what Prometheus shows of it."""
+        is_open = self.circuit.state == "open"
+        server = place(self.url or "")
+        meters.replica(self.card.id, server, self.in_flight, self.limit.value, is_open)
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One request at one server, until `Places.give_back`."""
+
+    replica: Replica
+    member: Member[Want]
+    begun: float
+    period: int
+
+
+@dataclass(slots=True, eq=False)
+class Want:
+    """A page that waits for a place at one of some servers."""
+
+    replicas: tuple[Replica, ...]
+    granted: asyncio.Future[Place] = field(repr=False)
+
+    def candidates(self) -> Sequence[Replica]:
+        """Return the servers that it would go to now, were there room."""
+        closed = [one for one in self.replicas if one.circuit.state == "closed"]
+        return [one for one in closed if not one.is_shunned()] or closed
+
+    def is_hopeless(self) -> bool:
+        """Tell whether none of the servers can be asked."""
+        return all(one.circuit.state == "open" for one in self.replicas)
+
+
+class Places:
+    """The places at all servers of one card."""
+
+    def __init__(
+        self, card: Card, engine: Engine, clock: Clock, suspected: Callable[[Replica], None]
+    ) -> None:
+        """Keep what it needs; ``suspected`` is called when somebody must look at a server."""
+        self.card = card
+        self.line: Line[Want] = Line()
+        self._suspected = suspected
+        self._engine = engine
+        self._clock = clock
+        self._replicas: dict[str | None, Replica] = {}
+        self._number = 0
+
+    def replicas(self, urls: Iterable[str]) -> tuple[Replica, ...]:
+        """Return the servers at the base URLs; without any, the engine in this process."""
+        return tuple(self._replica(url) for url in (tuple(dict.fromkeys(urls)) or (None,)))
+
+    def all(self) -> list[Replica]:
+        """Return every server that was ever named."""
+        return list(self._replicas.values())
+
+    async def take(self, member: Member[Want], replicas: tuple[Replica, ...]) -> Place:
+        """Wait for a place at one of the servers and return it.
+
+        Raises:
+            EngineUnavailable: the circuit of each is open, or none was named.
+        """
+        future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        want = Want(replicas, future)
+        if want.is_hopeless():
+            raise away(self.card, replicas, self._clock())
+        if room := [one for one in want.candidates() if one.has_room]:
+            return self._give(member, min(room, key=lambda one: (one.in_flight, one.last_asked)))
+        self.line.wait(member, want)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._hand_on(want)
+            raise
+        finally:
+            self.line.drop(member, want)
+
+    def give_back(self, taken: Place, error: BaseException | None) -> None:
+        """End a request, learn from how it ended, and let the next one in.
+
+        Args:
+            taken: the place.
+            error: what the engine raised; None where it answered.
+        """
+        replica = taken.replica
+        before = replica.most
+        full = replica.in_flight >= before
+        replica.in_flight -= 1
+        taken.member.count(-1)
+        self._learn(taken, error, full=full)
+        if replica.most > before:
+            replica.tell()
+        self.fill(replica)
+
+    def fill(self, replica: Replica) -> None:
+        """Give the server's free places to those who wait."""
+
+        def accepts(want: Want) -> bool:
+            return not want.granted.done() and replica in want.candidates()
+
+        while replica.has_room and (found := self.line.next(accepts)):
+            member, want = found
+            want.granted.set_result(self._give(member, replica))
+
+    def fail_hopeless(self) -> None:
+        """Refuse those who wait for servers that are all away."""
+        for want in self.line.everybody():
+            if want.is_hopeless() and not want.granted.done():
+                want.granted.set_exception(away(self.card, want.replicas, self._clock()))
+
+    def leave(self, member: Member[Want]) -> None:
+        """Take a document out; whatever of it still waits is cancelled."""
+        for want in self.line.leave(member):
+            want.granted.cancel()
+
+    def _replica(self, url: str | None) -> Replica:
+        if url not in self._replicas:
+            replica = Replica(self.card, url, self._engine, self._clock)
+            replica.changed.append(lambda: self._changed(replica))
+            self._replicas[url] = replica
+        return self._replicas[url]
+
+    def _changed(self, replica: Replica) -> None:
+        if replica.circuit.state == "open":
+            self.fail_hopeless()
+        for one in self.all():  # those who were spared for another may be wanted now
+            self.fill(one)
+
+    def _give(self, member: Member[Want], replica: Replica) -> Place:
+        self._number += 1
+        replica.last_asked = self._number
+        replica.in_flight += 1
+        member.count(1)
+        return Place(replica, member, self._clock(), replica.circuit.period)
+
+    def _hand_on(self, want: Want) -> None:
+        """Let a place that was just given to a page that was cancelled go to the next."""
+        granted = want.granted
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            self.give_back(granted.result(), asyncio.CancelledError())
+
+    def _learn(self, taken: Place, error: BaseException | None, *, full: bool) -> None:
+        """Take what an end says about the server; of an engine in this process it says nothing."""
+        replica, now = taken.replica, self._clock()
+        limit, circuit = replica.limit, replica.circuit
+        if replica.url is None or (error is not None and not isinstance(error, AppError)):
+            return
+        if isinstance(error, EngineUnavailable) and not isinstance(error, EngineBusy):
+            if circuit.failed(taken.period):
+                self._suspected(replica)
+            return
+        circuit.answered(taken.period)
+        if isinstance(error, EngineBusy):
+            limit.refused(replica.in_flight)
+            self._rest(replica)
+        elif isinstance(error, EngineTimeout):
+            limit.timed_out()
+        else:
+            limit.answered(now - taken.begun, now, full=full)
+
+    def _rest(self, replica: Replica) -> None:
+        """Keep the place of a refused request empty for as long as an answer takes, at most."""
+        longest = _REST if replica.limit.seconds is None else min(_REST, replica.limit.seconds)
+
+        def rested() -> None:
+            replica.resting -= 1
+            self.fill(replica)
+
+        replica.resting += 1
+        rest = longest * random.uniform(0.5, 1)  # noqa: S311 - jitter is no secret
+        asyncio.get_running_loop().call_later(rest, rested)
+
+
+def away(card: Card, replicas: Iterable[Replica], now: float) -> EngineUnavailable:
+    """Return the error of servers that cannot be asked; it says when they are looked at next."""
+    looks = [one.circuit.next_look - now for one in replicas]
+    return EngineUnavailable(
+        f"No server that runs {card.id} answers; try again.", seconds=min(looks, default=None)
+    )
