@@ -36,6 +36,9 @@ class Render(_Strict):
     """JPEG quality (libjpeg scale)."""
     chroma: Literal["4:2:0", "4:4:4"] = "4:2:0"
     """JPEG chroma subsampling; 4:4:4 keeps thin coloured print sharp."""
+    grey: Literal["auto", "never"] = "auto"
+    """``auto``: a page without colour is a grey JPEG, with the same pixels for less work;
+    ``never``: every page is RGB."""
 
 
 class Capabilities(_Strict):

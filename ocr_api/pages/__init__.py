@@ -23,6 +23,7 @@ from files_api.kit.errors import (
     ImageTooLarge,
     Unavailable,
 )
+from ocr_api.pages.troubles import GivenUp, Troubles
 from ocr_api.processes import (
     ChildDied,
     ChildKilled,
@@ -40,6 +41,9 @@ __all__ = ["DrawnPage", "Limits", "Pages"]
 
 _ENTRY = "ocr_api.pages.drawing:handle"
 _MOST_PICTURES = 64
+_RESIDENT_SHARE = 4
+"""A process is replaced when a page leaves it with this part of its address space in use: 512 MiB
+of 2 GiB, where ordinary pages take 40 to 100."""
 _ERRORS: Mapping[str, tuple[type[AppError], str]] = {
     "encrypted": (DocumentEncrypted, ""),
     "empty": (DocumentEmpty, ""),
@@ -48,6 +52,8 @@ _ERRORS: Mapping[str, tuple[type[AppError], str]] = {
     "missing": (DocumentDamaged, "cannot be drawn: the document is gone"),
 }
 _KILLED = "could not be drawn: the processes that draw it were killed, twice; try again"
+_TOO_COMPLEX = "takes more time or memory to draw than this server allows"
+_GIVEN_UP = "was not drawn: too many pages of the document took too much time or memory"
 _DAMAGED = (DocumentDamaged, "is damaged and cannot be drawn")
 
 
@@ -84,7 +90,10 @@ class Pages:
         """Start nothing. ``max_pixels`` is the most pixels of one frame of an image document."""
         # A page needs some buffers of 5 MB; a malloc that gives them back to the kernel faults
         # them in again for every page (8 ms of 20).
-        self._pool = Pool(_ENTRY, size, replace(limits, keeps_buffers=True))
+        most = limits.memory_bytes // _RESIDENT_SHARE
+        limits = replace(limits, keeps_buffers=True, resident_bytes=most)
+        self._pool = Pool(_ENTRY, size, limits)
+        self._troubles = Troubles(self._pool.size, limits.seconds)
         self.places = size
         """How many pages can be drawn at once."""
         self._max_pixels = max_pixels
@@ -114,13 +123,16 @@ class Pages:
     async def count(self, path: Path, media_type: str) -> int:
         """Return the number of pages: of a PDF its pages, of an image its frames (at most 10,000).
 
+        Every reading of a document begins with it: what its pages did before is forgotten.
+
         Raises:
             DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
                 the document cannot be used.
             Unavailable: no process can be started, or somebody else kills them.
         """
+        self._troubles.forget(str(path))
         header = {"do": "count", "path": str(path), "type": media_type}
-        answer, _ = await self._run(header, affinity=str(path))
+        answer, _ = await self._run(header, document=str(path))
         count = answer.get("count")
         if not isinstance(count, int) or count < 1:
             raise DocumentEmpty
@@ -130,7 +142,8 @@ class Pages:
         """Return page ``index`` (from 0) as a JPEG.
 
         Its longest edge is ``render.edge``, or less where ``render.dpi`` gives a page of a PDF
-        less, or where the page is an image, or a scan, that has fewer pixels.
+        less, or where the page is an image, or a scan, that has fewer pixels. A document whose
+        pages killed three processes is given up: its other pages are too complex, untried.
 
         Raises:
             DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
@@ -147,9 +160,17 @@ class Pages:
             "max_pixels": render.max_pixels,
             "quality": render.quality,
             "chroma": render.chroma,
+            "grey": render.grey,
             "input_pixels": self._max_pixels,
         }
-        answer, jpeg = await self._run(header, affinity=str(path), index=index)
+        document = str(path)
+        try:
+            async with self._troubles.turn(document) as seconds:
+                answer, jpeg = await self._run(
+                    header, document=document, page=index, within=seconds
+                )
+        except GivenUp:
+            raise DocumentTooComplex(_message(index, _GIVEN_UP)) from None
         return _drawn(index, answer, jpeg)
 
     async def crop(
@@ -186,21 +207,23 @@ class Pages:
         header: Mapping[str, Any],
         payload: bytes = b"",
         *,
-        affinity: str | None = None,
-        index: int | None = None,
+        document: str | None = None,
+        page: int | None = None,
+        within: float | None = None,
     ) -> tuple[dict[str, Any], bytes]:
         try:
-            return await self._pool.call(header, payload, affinity=affinity)
+            return await self._pool.call(header, payload, affinity=document, seconds=within)
         except PoolUnavailable as error:
             raise Unavailable("No process that draws pages can be started.") from error
         except ChildKilled as error:
-            raise Unavailable(_message(index, _KILLED)) from error
+            raise Unavailable(_message(page, _KILLED)) from error
         except TaskRefused as refusal:
             cls, does = _ERRORS.get(refusal.code, _DAMAGED)
-            raise cls(_message(index, does.format(pixels=self._max_pixels))) from refusal
+            raise cls(_message(page, does.format(pixels=self._max_pixels))) from refusal
         except ChildDied as death:
-            does = "takes more time or memory to draw than this server allows"
-            raise DocumentTooComplex(_message(index, does)) from death
+            if document is not None and page is not None:
+                self._troubles.died(document)
+            raise DocumentTooComplex(_message(page, _TOO_COMPLEX)) from death
 
 
 def _message(index: int | None, does: str) -> str | None:

@@ -59,7 +59,8 @@ def handle(header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], byte
 
 def _draw(document: _Document, header: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     size = SizeLimits(header["edge"], header["dpi"], header["max_pixels"], header["input_pixels"])
-    image, dpi, pictures = document.draw(header["index"], size)
+    grey = header["grey"] == "auto"
+    image, dpi, pictures = document.draw(header["index"], size, grey=grey)
     jpeg = _encode(image, header["quality"], header["chroma"])
     facts = {"width": image.width, "height": image.height, "dpi": dpi, "pictures": pictures}
     return {**facts, "blank": _is_blank(image, len(jpeg))}, jpeg

@@ -69,8 +69,10 @@ class Frames:
             return 1
         return min(int(getattr(self._image, "n_frames", 1)), _MOST_FRAMES)
 
-    def draw(self, index: int, limits: SizeLimits) -> tuple[Image.Image, int, list[Sides]]:
-        """Return the frame upright as grey or RGB, its dpi, and no pictures.
+    def draw(
+        self, index: int, limits: SizeLimits, *, grey: bool
+    ) -> tuple[Image.Image, int, list[Sides]]:
+        """Return the frame upright as grey (where that is allowed) or RGB, its dpi, no pictures.
 
         What a file says of its paper is often wrong, so ``limits.dpi`` is not looked at.
 
@@ -94,6 +96,8 @@ class Frames:
         if image.size != size:
             image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         image = _upright(image, self._image)
+        if image.mode == "L" and not grey:
+            image = image.convert("RGB")
         return image, _dpi(self._image, size[0] / width), []
 
 

@@ -17,6 +17,7 @@ import pypdfium2 as pdfium
 from PIL import Image
 from pypdfium2 import raw
 
+from ocr_api.pages.colours import Colours
 from ocr_api.pages.pictures import Sides, choose, covers
 from ocr_api.pages.sizes import SizeLimits
 from ocr_api.processes.child import Refusal
@@ -70,8 +71,12 @@ class Pdf:
             raise Refusal("empty")
         return count
 
-    def draw(self, index: int, size: SizeLimits) -> tuple[Image.Image, int, list[Sides]]:
+    def draw(
+        self, index: int, size: SizeLimits, *, grey: bool
+    ) -> tuple[Image.Image, int, list[Sides]]:
         """Return the page as an image, its dpi, and the sides of its pictures.
+
+        The image is grey where ``grey`` allows it and the page has no colour, else RGBX.
 
         Raises:
             Refusal: damaged, empty.
@@ -84,11 +89,15 @@ class Pdf:
             raise Refusal("damaged") from error
         try:
             points = _points(page)
-            found = _Contents(page)
+            found = _Contents(page, Colours(page) if grey else None)
             width, height = _pixels(points, size, found.density)
             image = self._paint(page, width, height)
         finally:
             page.close()
+        if found.grey:
+            # Not drawn as grey: PDFium would set the letters on whole pixels, and models see other
+            # print than they do today.
+            image = image.getchannel("G")
         dpi = max(1, round(72 * max(width, height) / max(points)))
         return image, dpi, choose(found.boxes, width, height)
 
@@ -144,24 +153,27 @@ class _Contents:
     ``density`` is pixels per point of the finest image, where one image (or several that touch)
     covers the page and nothing is drawn over it; else None. A text layer below the scan or
     invisible above it is not drawn over it; a page with a picture as its background and print on
-    top is no scan, and is drawn as finely as any other.
+    top is no scan, and is drawn as finely as any other. ``grey``: nothing has a colour.
     """
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, colours: Colours | None) -> None:
         self.boxes: list[Sides] = []
         self._page = page
+        self._colours = colours
         self._left = _MOST_OBJECTS
         self._over = False  # something was drawn after the image that covers the page
         self._finest = 0.0
         self._walk(page, raw.FPDFPage_CountObjects, raw.FPDFPage_GetObject, (), 0)
         covered = covers(self.boxes)
         self.density = self._finest if covered and not self._over and self._finest else None
+        self.grey = colours is not None and colours.none
 
     def _walk(
         self, parent: Any, count: Any, get: Any, outer: tuple[Matrix, ...], depth: int
     ) -> None:
         for thing in self._things(parent, count, get):
             kind = raw.FPDFPageObj_GetType(thing)
+            self._look(thing, kind, depth)
             if kind == raw.FPDF_PAGEOBJ_IMAGE:
                 self._image(thing, outer)
             elif kind == raw.FPDF_PAGEOBJ_FORM:
@@ -177,6 +189,14 @@ class _Contents:
             elif not self._over:
                 text = kind == raw.FPDF_PAGEOBJ_TEXT
                 self._over = not text or raw.FPDFTextObj_GetTextRenderMode(thing) != _INVISIBLE
+
+    def _look(self, thing: Any, kind: int, depth: int) -> None:
+        if self._colours is None:
+            return
+        if kind != raw.FPDF_PAGEOBJ_FORM:
+            self._colours.look(thing, kind)
+        elif depth >= _DEEPEST_FORM:
+            self._colours.give_up()
 
     def _things(self, parent: Any, count: Any, get: Any) -> Iterator[Any]:
         for number in range(count(parent)):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn, cast
 
 from ocr_api.processes.child import DONE, FRAME, MAX_PAYLOAD, REFUSED, TOOK, Answer
@@ -16,6 +19,8 @@ MAX_HEADER = 8 << 20
 
 LAST_WORDS_SECONDS = 1.0
 """Longest wait for the end of what a child said, once its process has ended."""
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 class ChildDied(Exception):
@@ -80,6 +85,24 @@ class Child(asyncio.SubprocessProtocol):
             pipe = self._transport.get_pipe_transport(0)
             cast("asyncio.WriteTransport", pipe).writelines(frame)
         return answer
+
+    @property
+    def is_busy(self) -> bool:
+        """It has a task, or is starting."""
+        return self._answer is not None
+
+    def resident_bytes(self) -> int:
+        """Return how much memory the process has in use; 0 where nobody can tell.
+
+        Format: Linux, proc_pid_statm(5); the second number is resident pages.
+        """
+        if self._transport is None or sys.platform != "linux":
+            return 0
+        try:
+            facts = Path(f"/proc/{self._transport.get_pid()}/statm").read_bytes()
+        except OSError:
+            return 0
+        return int(facts.split()[1]) * _PAGE_BYTES
 
     def kill(self, why: ChildDied) -> None:
         """End the process now; an answer that is awaited fails with ``why``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import sys
@@ -92,8 +93,8 @@ async def test_a_page_of_text_is_drawn_to_the_edge_of_the_card(desk: Desk) -> No
     page = await desk.draw(data, index=2, render=Render())
     assert (page.index, page.width, page.height, page.dpi) == (2, 1088, 1540, 132)
     image = Image.open(io.BytesIO(page.jpeg))
-    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (1088, 1540))
-    assert image.getpixel((5, 5)) == (255, 255, 255)
+    assert (image.format, image.mode, image.size) == ("JPEG", "L", (1088, 1540))
+    assert image.getpixel((5, 5)) == 255
     assert not page.blank
     assert page.pictures == ()
 
@@ -207,6 +208,99 @@ async def test_form_fields_and_annotations_are_drawn(desk: Desk) -> None:
     page = await desk.draw(data)
     assert near(opened(page.jpeg).getpixel((150, 275)), (255, 0, 0))
     assert not page.blank
+
+
+def _type3_pdf() -> bytes:
+    """Return a page with a letter of a Type 3 font, which draws itself in red."""
+    font = (
+        b"<< /Type /Font /Subtype /Type3 /FontBBox [0 0 1000 1000] /FontMatrix [.001 0 0 .001 0 0]"
+        b" /CharProcs << /a 7 0 R >> /Encoding << /Differences [97 /a] >> /FirstChar 97"
+        b" /LastChar 97 /Widths [1000] >>"
+    )
+    letter = samples.stream(b"1000 0 d0 1 0 0 rg 0 0 750 750 re f")
+    whole = samples.page_pdf(b"BT /T 50 Tf 72 700 Td (a) Tj ET", more=[font, letter])
+    return whole.replace(b"/F 5 0 R ", b"/T 6 0 R ")
+
+
+def _pattern_pdf() -> bytes:
+    """Return a page that is filled with a pattern of red."""
+    pattern = samples.stream(
+        b"1 0 0 rg 0 0 5 5 re f",
+        b"/Type /Pattern /PatternType 1 /PaintType 1 /TilingType 1 /BBox [0 0 9 9] /XStep 9"
+        b" /YStep 9 /Resources << >>",
+    )
+    paint = b"/Pattern cs /P scn 100 100 200 200 re f"
+    return samples.page_pdf(paint, resources=b"/Pattern << /P 6 0 R >>", more=[pattern])
+
+
+def _image_pdf(mode: str) -> bytes:
+    """Return a page with a JPEG of that Pillow mode, mid-grey."""
+    data = samples.saved(Image.new(mode, (40, 40), 90 if mode == "L" else (90, 90, 90)), "JPEG")
+    whole = samples.picture_pdf([(data, (40, 40), (100, 100, 80, 80))])
+    return whole.replace(b"/DeviceRGB", b"/DeviceGray") if mode == "L" else whole
+
+
+def _forms_pdf(depth: int) -> bytes:
+    """Return a page with a black square in so many forms within each other."""
+    form = b"/Type /XObject /Subtype /Form /BBox [0 0 600 800]"
+    nested = [
+        samples.stream(b"/N Do", form + b" /Resources << /XObject << /N %d 0 R >> >>" % (7 + level))
+        for level in range(depth - 1)
+    ]
+    last = samples.stream(b"100 100 200 200 re f", form)
+    return samples.page_pdf(b"/N Do", resources=b"/XObject << /N 6 0 R >>", more=[*nested, last])
+
+
+def _note_pdf(kind: bytes) -> bytes:
+    """Return a page with an annotation of that subtype that has no appearance of its own."""
+    note = b"<< /Type /Annot /Subtype /%s /Rect [100 100 200 150] /C [1 0 0] >>" % kind
+    return samples.page_pdf(b"", page=b"/Annots [6 0 R]", more=[note])
+
+
+_TEXT = samples.line("x", 72, 700)
+_SQUARE = b" 100 100 200 200 re "
+
+
+@pytest.mark.parametrize(
+    ("data", "grey"),
+    [
+        pytest.param(samples.page_pdf(b""), True, id="empty"),
+        pytest.param(samples.page_pdf(b"0.7 g .2 G" + _SQUARE + b"B"), True, id="levels"),
+        # PDFium paints the black of printers as (35, 31, 32).
+        pytest.param(samples.page_pdf(b"0 0 0 1 k" + _SQUARE + b"f"), False, id="black ink"),
+        pytest.param(samples.page_pdf(b"0 0 .01 rg" + _SQUARE + b"f"), False, id="nearly black"),
+        pytest.param(samples.page_pdf(b"0 0 1 RG" + _SQUARE + b"S"), False, id="outline"),
+        pytest.param(samples.page_pdf(b"1 0 0 rg " + _TEXT), False, id="text"),
+        pytest.param(samples.page_pdf(b"1 0 0 RG 1 Tr " + _TEXT), False, id="hollow text"),
+        pytest.param(samples.page_pdf(b"1 0 0 rg 3 Tr " + _TEXT), True, id="invisible text"),
+        pytest.param(samples.page_pdf(b"0 0 m 1 1 l S " * 201), False, id="too many to tell"),
+        pytest.param(_type3_pdf(), False, id="type 3"),
+        pytest.param(_pattern_pdf(), False, id="pattern"),
+        pytest.param(_image_pdf("L"), True, id="grey image"),
+        pytest.param(_image_pdf("RGB"), False, id="RGB image"),
+        pytest.param(_forms_pdf(3), True, id="forms"),
+        pytest.param(_forms_pdf(4), False, id="deep forms"),
+        pytest.param(_note_pdf(b"Link"), True, id="link"),
+        pytest.param(_note_pdf(b"Stamp"), False, id="stamp"),
+    ],
+)
+async def test_a_page_without_colour_is_grey_where_the_card_allows(
+    desk: Desk, data: bytes, grey: bool
+) -> None:
+    page = await desk.draw(data)
+    assert Image.open(io.BytesIO(page.jpeg)).mode == ("L" if grey else "RGB")
+    never = await desk.draw(data, render=Render(edge=400, grey="never"))
+    assert Image.open(io.BytesIO(never.jpeg)).mode == "RGB"
+    shown = zip(opened(page.jpeg).tobytes(), opened(never.jpeg).tobytes(), strict=True)
+    assert max(abs(one - other) for one, other in shown) <= 2  # the rounding of the two JPEGs
+
+
+async def test_a_grey_image_is_grey_where_the_card_allows(desk: Desk) -> None:
+    data = samples.saved(Image.new("L", (60, 40), 90), "PNG")
+    for allowed, mode in (("auto", "L"), ("never", "RGB")):
+        render = Render.model_validate({"edge": 400, "grey": allowed})
+        page = await desk.draw(data, "image/png", render=render)
+        assert Image.open(io.BytesIO(page.jpeg)).mode == mode
 
 
 @pytest.mark.parametrize(
@@ -466,6 +560,77 @@ async def test_a_document_is_blamed_for_what_it_does_twice(
     finally:
         await pages.close()
     assert len(list(tries.iterdir())) == len(fates.split())
+
+
+class Deaths:
+    """Pages of one path, of which those named by the test overrun; the others are drawn."""
+
+    ENTRY = """
+import time
+
+def handle(header, payload):
+    if header["do"] == "count":
+        return {"count": 9}, b""
+    if header["index"] in map(int, header["type"].split()):
+        time.sleep(60)
+    return {"width": 1, "height": 1, "dpi": 72, "blank": False, "pictures": []}, b""
+"""
+
+    def __init__(self, bad: str, size: int = 1) -> None:
+        self.bad, self.path = bad, Path("document")
+        self.pages = Pages(size, Limits(1 << 30, 0.5), 1)
+
+    async def draw(self, index: int) -> str:
+        try:
+            page = await self.pages.draw(self.path, self.bad, index, SMALL)
+        except DocumentTooComplex as error:
+            return "untried" if "was not drawn" in str(error) else "died"
+        assert page.index == index
+        return "drawn"
+
+
+@pytest.fixture
+def _deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deadly.py").write_text(Deaths.ENTRY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pages_module, "_ENTRY", "deadly:handle")
+
+
+@pytest.mark.usefixtures("_deadly")
+async def test_r13_a_document_is_given_up_after_three_deaths_until_it_is_counted_again() -> None:
+    """R13: the pages after that cost nothing; those before are drawn."""
+    one = Deaths("1 3 5 7")
+    found = [await one.draw(index) for index in range(8)]
+    assert found == ["drawn", "died", "drawn", "died", "drawn", "died", "untried", "untried"]
+    assert await one.pages.count(one.path, one.bad) == 9
+    assert [await one.draw(index) for index in (6, 7, 8)] == ["drawn", "died", "drawn"]
+    one.path = Path("another")
+    assert await one.draw(0) == "drawn"
+    await one.pages.close()
+
+
+@pytest.mark.usefixtures("_deadly")
+async def test_r13_pages_after_a_death_have_less_time_and_one_process() -> None:
+    """R13: pages that wait when the first one dies do not each take the whole time."""
+    one = Deaths("0 1 2 3 4 5 6 7 8 9", size=2)
+    begun = asyncio.get_running_loop().time()
+    found = await asyncio.gather(*map(one.draw, range(10)))
+    assert sorted(found) == ["died"] * 3 + ["untried"] * 7
+    assert asyncio.get_running_loop().time() - begun < 3
+    await one.pages.close()
+
+
+@pytest.mark.usefixtures("_deadly")
+async def test_what_is_remembered_of_documents_is_bounded() -> None:
+    one = Deaths("0", size=2)
+    kept = one.pages._troubles._kept
+    assert await one.draw(1) == "drawn"
+    assert not kept  # a document without a death
+    for number in range(300):
+        one.pages._troubles._record(f"bad {number}").deaths = 1
+    assert await one.draw(0) == "died"
+    assert len(kept) == 257
+    await one.pages.close()
 
 
 async def test_warming_and_a_problem_that_passes(

@@ -73,6 +73,12 @@ def do_burn(header, payload):
         pass
     return {}, b""
 
+HELD = []
+
+def do_grow(header, payload):
+    HELD.append(b"x" * header["bytes"])
+    return {"pid": os.getpid()}, b""
+
 def do_spin(header, payload):
     while True:
         pass
@@ -313,6 +319,15 @@ async def test_a_child_is_replaced_after_its_tasks() -> None:
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has in use")
+async def test_a_child_that_grew_is_replaced_after_its_task() -> None:
+    pool = Pool("pool_handlers:handle", 1, Limits(1 << 30, 20, resident_bytes=200 << 20))
+    grown = [await pool.call({"do": "grow", "bytes": size << 20}) for size in (50, 50, 150, 1)]
+    pids = [answer["pid"] for answer, _ in grown]
+    await pool.close()
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+
+
 async def test_a_task_goes_to_the_child_that_had_the_last_of_its_kind(
     pair: Pool, gate: Gate
 ) -> None:
@@ -349,6 +364,28 @@ async def test_waiting_tasks_are_served_in_order(pool: Pool, gate: Gate) -> None
     gate.open(end)
     await asyncio.gather(held, *tasks, return_exceptions=True)
     assert done == [0, 1, 3, 4]
+
+
+async def test_a_short_document_does_not_wait_for_a_long_one(
+    pair: Pool, gate: Gate, tmp_path: Path
+) -> None:
+    other = Gate(tmp_path / "other")
+    held = [one.hold(pair, affinity="long") for one in (gate, other)]
+    ends = [await gate.reached(), await other.reached()]
+    done: list[str] = []
+
+    async def work(name: str, affinity: str | None) -> None:
+        await pair.call({"do": "echo"}, affinity=affinity)
+        done.append(name)
+
+    wanted = [("l1", "long"), ("l2", "long"), ("s1", "short"), ("s2", "short"), ("crop", None)]
+    tasks = [asyncio.ensure_future(work(*one)) for one in wanted]
+    await asyncio.sleep(0)
+    gate.open(ends[0])  # the other child stays with the long document
+    await asyncio.gather(*tasks)
+    assert done == ["s1", "s2", "crop", "l1", "l2"]
+    other.open(ends[1])
+    await asyncio.gather(*held)
 
 
 async def test_a_cancelled_caller_does_not_spoil_the_next_answer(pool: Pool, gate: Gate) -> None:
