@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import WARNING
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import orjson
-import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
@@ -191,7 +190,7 @@ def _serve_here(settings: Settings, listener: socket.socket) -> bool:
         service = app.create(settings)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror or error}.")
-    server = _Announcing(listening.configure(service, settings.header_seconds))
+    server = _Announcing(_connections(settings, service))
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -214,9 +213,9 @@ def _serve_in_processes(settings: Settings, listener: socket.socket, workers: in
     # For the workers, which read the settings by themselves.
     os.environ["RECTO_ENGINE_URLS"] = orjson.dumps(settings.engine_urls).decode()
     supervisor = _Workers(
-        listening.configure(
+        _connections(
+            settings,
             "ocr_api.cli:worker",
-            settings.header_seconds,
             factory=True,
             workers=workers,
             timeout_worker_healthcheck=_WORKER_SECONDS,
@@ -227,6 +226,13 @@ def _serve_in_processes(settings: Settings, listener: socket.socket, workers: in
     return supervisor.announced
 
 
+def _connections(settings: Settings, service: ASGIApp | str, **more: Any) -> listening.Config:
+    """Return how connections are served; ``more`` goes to uvicorn."""
+    return listening.configure(
+        service, settings.header_seconds, drain_seconds=settings.drain_seconds, **more
+    )
+
+
 async def _prepare(settings: Settings) -> None:
     database = Database(settings.effective_database_url())
     try:
@@ -235,7 +241,7 @@ async def _prepare(settings: Settings) -> None:
         await database.close()
 
 
-class _Announcing(uvicorn.Server):
+class _Announcing(listening.Server):
     """Says where it listens once it does."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -55,6 +55,9 @@ class Settings(FilesSettings):
     """The same of one organisation (429)."""
     request_seconds: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
     """Longest time of an OCR request; its header X-Request-Timeout may ask for less."""
+    drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
+    """Seconds that requests under way have to end when the server is told to stop; those that
+    are left are answered with 503. What runs the server must wait some seconds longer."""
     ledger_hours: Annotated[float, Field(ge=0, le=8784)] = 24.0
     """Hours that pages which were read are kept, so that a repeated request pays only for what is
     missing; 0 keeps none."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from files_api.kit import metrics
@@ -73,12 +73,15 @@ class Health(Door):
             return {"status": READY}
 
         @router.get("/readyz", responses={503: {"description": "Something is not ready."}})
-        async def readyz() -> JSONResponse:
+        async def readyz(request: Request) -> JSONResponse:
             """Check the database, the blob store and each model's server; one model will do.
 
-            An answer is given again for a second.
+            An answer is given again for a second. A server that was told to end is not ready.
             """
             body = await readiness.get()
+            ending = getattr(request.state, "ending", None)  # of `ocr_api.listening`, if it serves
+            if ending is not None and ending.begun:
+                body = {**body, "status": "stopping"}
             return JSONResponse(body, status_code=200 if body["status"] == READY else 503)
 
         @router.get("/metrics", response_class=PlainTextResponse)

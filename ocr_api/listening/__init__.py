@@ -11,18 +11,19 @@ proxy in front may see to all this; nobody can rely on there being one. (The bod
 from __future__ import annotations
 
 import asyncio
-import resource
-import socket
-import struct
 import sys
-from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from ocr_api.listening.ending import Ending, Outlived
+from ocr_api.listening.files import raise_file_limit
+from ocr_api.listening.transport import Exit, Flow, acknowledged
 
 HEADER_SECONDS = 10.0
 """From a connection, or the first byte of its next request, to the end of the headers."""
@@ -40,8 +41,9 @@ MAX_WAITING = 8
 """Requests that came before the answer to the one before them (pipelining)."""
 BACKLOG = 2048
 """Connections that wait to be accepted."""
+DRAIN_SECONDS = 30
+"""From the signal to end until requests under way are cancelled."""
 
-_MOST_FILES = 65_536
 _MOST_CONNECTIONS = 8192
 _OTHER_FILES = 256
 """Descriptors that are kept for the database, blobs, pipes to children."""
@@ -63,9 +65,15 @@ class Config(uvicorn.Config):
         header_seconds: float = HEADER_SECONDS,
         unread_seconds: float = UNREAD_SECONDS,
         max_connections: int = _MOST_CONNECTIONS,
+        drain_seconds: int = DRAIN_SECONDS,
         **more: Any,
     ) -> None:
-        """Take the application or its import name, the deadlines, the most open connections."""
+        """Take the application or its import name, the deadlines, the most open connections.
+
+        ``drain_seconds``: how long requests under way may take when the server is told to end; it
+        takes no new ones then, and cancels what is left.
+        """
+        self.ending = Ending()
         self.header_seconds = header_seconds
         self.unread_seconds = unread_seconds
         self.max_connections = max_connections
@@ -77,10 +85,15 @@ class Config(uvicorn.Config):
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=30,
+            timeout_graceful_shutdown=drain_seconds,
             backlog=BACKLOG,
             **more,
         )
+
+    def load(self) -> None:
+        """Import the application, in the process that serves it."""
+        super().load()
+        self.loaded_app = Outlived(self.loaded_app)
 
 
 def configure(service: ASGIApp | str, header_seconds: float, **more: Any) -> Config:
@@ -89,53 +102,18 @@ def configure(service: ASGIApp | str, header_seconds: float, **more: Any) -> Con
     return Config(service, header_seconds, max_connections=min(most, _MOST_CONNECTIONS), **more)
 
 
-def raise_file_limit() -> int:
-    """Let this process open as many files as it may; return how many.
+class Server(uvicorn.Server):
+    """uvicorn's server, which says at once that it was told to end: it takes requests a bit longer.
 
-    Not above 65,536: some programs that we start visit every descriptor that there might be.
+    Of several processes each has uvicorn's own, and says so when it closes its connections.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
 
+    config: Config
 
-class _Flow(FlowControl):
-    """Reads no further while requests wait that hold much, whoever asks for it."""
-
-    def __init__(self, transport: asyncio.Transport, full: Callable[[], bool]) -> None:
-        super().__init__(transport)
-        self._full = full
-
-    def resume_reading(self) -> None:
-        if not self._full():
-            super().resume_reading()
-
-
-class _Exit:
-    """The connection as a request's cycle sees it: it leaves the closing to the protocol."""
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
-
-
-def _acknowledged(transport: asyncio.Transport) -> int:
-    """Return how many bytes the client's system has taken; 0 where nobody tells.
-
-    What the kernel holds for the client may be megabytes: for minutes it may take nothing from us
-    while a slow client reads. (``tcpi_bytes_acked`` of ``struct tcp_info``, Linux 4.1.)
-    """
-    try:
-        info = transport.get_extra_info("socket").getsockopt(
-            socket.IPPROTO_TCP, socket.TCP_INFO, 128
-        )
-        return int(struct.unpack_from("=Q", info, 120)[0])
-    except (AttributeError, OSError, struct.error):
-        return 0
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note the signal, then do as uvicorn does."""
+        self.config.ending.begun = True
+        super().handle_exit(sig, frame)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -163,13 +141,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deaf = False  # whether what comes is dropped
         self._refusal: int | None = None
         self._answering: RequestResponseCycle | None = None
+        self.app_state["ending"] = self.config.ending
 
     # --- the connection ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, unless there are too many connections."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self._full)
+        self.flow = Flow(transport, self._full)
         if len(self.connections) > self.config.max_connections:
             self._refuse(503)
         else:
@@ -270,7 +249,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._in_body = True
         super().on_headers_complete()
-        exit_ = _Exit(self.transport, self._leave)
+        exit_ = Exit(self.transport, self._leave)
         self.cycle.transport = exit_  # type: ignore[assignment]
         if self.pipeline:
             self._ahead += size
@@ -299,6 +278,11 @@ class GuardedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     # --- the end ----------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Close when the request under way is answered, or at once where there is none."""
+        self.config.ending.begun = True
+        super().shutdown()
 
     def _refuse(self, status: int) -> None:
         """Answer without the application, and close.
@@ -382,13 +366,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """Look again later, while anything is unwritten, whether the client took some of it."""
         if self._writing is None and (size := self.transport.get_write_buffer_size()):
             self._unwritten, self._taken = size, False
-            self._acked = _acknowledged(self.transport)
+            self._acked = acknowledged(self.transport)
             self._writing = self.loop.call_later(self.config.unread_seconds, self._look_at_writing)
 
     def _look_at_writing(self) -> None:
         self._writing = None
         size = self.transport.get_write_buffer_size()
-        if size < self._unwritten or self._taken or _acknowledged(self.transport) > self._acked:
+        if size < self._unwritten or self._taken or acknowledged(self.transport) > self._acked:
             self._watch_writing()
         else:
             self.transport.abort()
