@@ -68,6 +68,14 @@ class FilesService:
         self.uploads = Uploads(
             self.database, self.blobs, self.files, quota, settings.max_upload_bytes
         )
+        self.sweeps: dict[str, Callable[[], Awaitable[int]]] = {
+            "expired_files": self.files.expire,
+            "expired_uploads": self.uploads.expire,
+            "old_idempotency_keys": self.idempotency.sweep,
+            "orphans": self.files.sweep_orphans,
+            "temporary_files": self.blobs.sweep,
+        }
+        """What the hourly sweep does, by what it removes; upper floors may add to it."""
         self._local: Principal | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -129,15 +137,8 @@ class FilesService:
 
         What fails is logged, and tried again the next time; the rest is swept all the same.
         """
-        sweeps = {
-            "expired_files": self.files.expire,
-            "expired_uploads": self.uploads.expire,
-            "old_idempotency_keys": self.idempotency.sweep,
-            "orphans": self.files.sweep_orphans,
-            "temporary_files": self.blobs.sweep,
-        }
         swept = {}
-        for name, sweep in sweeps.items():
+        for name, sweep in self.sweeps.items():
             try:
                 swept[name] = await sweep()
             except Exception as error:  # noqa: BLE001 - whatever fails is tried again

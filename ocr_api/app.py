@@ -22,10 +22,12 @@ from ocr_api import migrations
 from ocr_api.apis import Check, Door, ModelServer, Services
 from ocr_api.documents import Documents, OpensFiles
 from ocr_api.engines import Engine, Supplies
+from ocr_api.ledger import Ledger
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
-from ocr_api.pipeline import Pipeline, Recorder
+from ocr_api.pipeline import Pipeline, Recorder, RequestLimits
 from ocr_api.processes import Limits, Pool
+from ocr_api.scheduler import Bounds, Scheduler
 from ocr_api.scratch import Scratch
 from ocr_api.settings import MIB, Settings
 from ocr_api.usage import UsageBook
@@ -35,6 +37,10 @@ ENGINE_SECONDS = 300.0
 ENGINE_TASKS, RENDER_TASKS = 2000, 5000
 """A child is replaced after so many pages, so that no leak of a C library lasts."""
 
+HOUR = 3600.0
+AHEAD = 4
+"""Pages that are drawn, or wait drawn, per drawing process, before a server has a place for them:
+enough for the moment when many answers end together."""
 BODIES_AT_ONCE = 4
 """JSON bodies of full length that are held at a time, half of them of one organisation at most;
 shorter ones are more."""
@@ -77,7 +83,14 @@ def _load(settings: Settings) -> Registry:
 class Workshop:
     """Everything that reads documents. Building it starts nothing; use it as a context."""
 
-    def __init__(self, settings: Settings, files: OpensFiles, record: Recorder) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        files: OpensFiles,
+        record: Recorder,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Make the parts; without a ledger every page is read anew."""
         self.registry = load_registry(settings)
         self._outbound = Outbound(_outbound_limits(settings))
         self.pages = Pages(
@@ -94,8 +107,17 @@ class Workshop:
         self._scratch = Scratch(settings.data_dir / "scratch")
         self._opened = AsyncExitStack()
         documents = Documents(files, self._outbound, self._scratch.path, settings.max_file_bytes)
+        self._scheduler = Scheduler(self.engines, _bounds(settings, self.pages.places))
+        self._ledger = ledger
         self.pipeline = Pipeline(
-            self.registry, self.engines, documents, self.pages, record, settings.max_pages
+            self.registry,
+            self.engines,
+            documents,
+            self.pages,
+            record,
+            self._scheduler,
+            ledger,
+            RequestLimits(settings.max_pages, settings.request_seconds),
         )
 
     async def __aenter__(self) -> Workshop:
@@ -107,6 +129,11 @@ class Workshop:
             for engine in self.engines.values():
                 stack.push_async_callback(engine.close)
                 await engine.start()
+            stack.push_async_callback(self._scheduler.close)
+            await self._scheduler.start()
+            if self._ledger is not None:
+                stack.push_async_callback(self._ledger.close)
+                await self._ledger.start()
             self.pages.warm()
             self._opened = stack.pop_all()
         return self
@@ -124,7 +151,10 @@ def create(settings: Settings | None = None) -> ASGIApp:
     """
     settings = settings or Settings()
     files = FilesService(settings)
-    workshop = Workshop(settings, files.files, UsageBook(files.database).record)
+    ledger = Ledger(files.database, settings.ledger_hours * HOUR)
+    workshop = Workshop(settings, files.files, UsageBook(files.database).record, ledger)
+    files.files.on_delete += [workshop.pipeline.file_gone, ledger.forget_file]
+    files.sweeps["ledger_pages"] = ledger.sweep
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -208,6 +238,16 @@ def _engine_pool(settings: Settings, entry: str, memory_bytes: int) -> Pool:
 def _render_limits(settings: Settings) -> Limits:
     memory = settings.render_memory_mib * MIB
     return Limits(memory_bytes=memory, seconds=settings.render_seconds, tasks=RENDER_TASKS)
+
+
+def _bounds(settings: Settings, drawing: int) -> Bounds:
+    return Bounds(
+        requests=settings.max_requests,
+        org_requests=settings.org_requests,
+        pages=settings.max_queued_pages,
+        org_pages=settings.org_queued_pages,
+        ahead=AHEAD * drawing,
+    )
 
 
 def _outbound_limits(settings: Settings) -> OutboundLimits:

@@ -161,6 +161,7 @@ class Documents:
             except (InvalidRequest, NotFound, TooLarge) as error:
                 error.param = source.param
                 raise
+            del source  # what came inside a request is on disk now
             yield document
 
     async def _reach(self, source: Source, principal: Principal, stack: AsyncExitStack) -> _Found:
@@ -234,7 +235,9 @@ async def digest(document: Document) -> str:
     Raises:
         StorageUnavailable: the file cannot be read.
     """
-    return document.sha256 or await asyncio.to_thread(_digest, document.path)
+    if document.sha256 is not None:
+        return document.sha256
+    return await asyncio.to_thread(_digest, document.path)
 
 
 def _digest(path: Path) -> str:

@@ -70,7 +70,9 @@ class Annotator:
         self._sampling = calm if sampling is None else sampling
         self._asked = 0
         self.usage = Usage()
-        """Tokens of every answer so far, also of those that were of no use."""
+        """Tokens of the answers so far."""
+        self.wasted = Usage()
+        """Tokens of those that were thrown away."""
         self.warnings: tuple[Warn, ...] = ()
         """What a reader of the answers should know."""
 
@@ -92,6 +94,7 @@ class Annotator:
         value, reason = await judged(reading, schema)
         if not reason:
             return value, reading.usage
+        self._throw_away(reading)
         value, used = await self.ask_again(reading, prompt, image, schema)
         return value, reading.usage + used
 
@@ -108,6 +111,7 @@ class Annotator:
         reading = await self._ask(prompt, image, schema, sampling, most, 2)
         value, reason = await judged(reading, schema)
         if reason:
+            self._throw_away(reading)
             raise AnnotationFailed(f"No valid annotation could be made: {reason}.")
         return value, reading.usage
 
@@ -196,6 +200,7 @@ class Annotator:
         most = self._first_room()
         reading = await self._ask(prompt, None, None, self._sampling, most, 1)
         if reading.finish_reason in {"repetition", "implausible"}:
+            self._throw_away(reading)
             raise AnnotationFailed(
                 f"No valid annotation could be made: {_STOPPED[reading.finish_reason]}."
             )
@@ -226,6 +231,10 @@ class Annotator:
         )
         self.usage += reading.usage
         return reading
+
+    def _throw_away(self, reading: Reading) -> None:
+        self.usage -= reading.usage
+        self.wasted += reading.usage
 
     def _first_room(self) -> int:
         """Return the most tokens of a first answer: half of the context at most."""

@@ -16,33 +16,47 @@ from collections.abc import (
     Callable,
     Iterator,
     Mapping,
-    Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import asdict, replace
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Literal
 
 from files_api.accounts import Principal
 from files_api.kit import errors, named
 from files_api.kit.observe import log
 from files_api.kit.tasks import finished
 from model_registry.registry import Choice, Registry, UnknownModelError, UnservedModelError
+from ocr_api import meters
 from ocr_api.documents import Document, Documents
 from ocr_api.engines import Engine
+from ocr_api.ledger import Ledger
 from ocr_api.pages import Pages
 from ocr_api.parsers import Parser
 from ocr_api.pipeline.annotation import Annotations, without_crops
 from ocr_api.pipeline.assemble import assemble, is_large, limit_regions, with_kept_regions
-from ocr_api.pipeline.order import in_order
-from ocr_api.pipeline.replicas import PAUSES
+from ocr_api.pipeline.order import Started, in_order, in_turn
+from ocr_api.pipeline.readings import Readings
 from ocr_api.pipeline.run import Run
+from ocr_api.pipeline.stops import Stop, Stops
 from ocr_api.pipeline.tries import Read, Tries
-from ocr_api.request import OcrOptions, OcrRequest, check_support
+from ocr_api.request import InlineSource, Lane, OcrOptions, OcrRequest, check_support
 from ocr_api.result import WHOLE_PAGE, Box, Page, Parsed, Region, Result
+from ocr_api.scheduler import Scheduler, Share
 from ocr_api.usage import Entry, Outcome
 
-__all__ = ["Pipeline", "Run", "in_order"]
+__all__ = ["Pipeline", "RequestLimits", "Run", "in_order"]
 
+_WINDOW_FACTOR, _WINDOW_BASE = 4, 16
 Recorder = Callable[[Principal, Entry], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may take."""
+
+    pages: int = 1000
+    seconds: float = 3600.0
 
 
 class Pipeline:
@@ -55,18 +69,22 @@ class Pipeline:
         documents: Documents,
         pages: Pages,
         record: Recorder,
-        max_pages: int,
-        pauses: Sequence[float] = PAUSES,
+        scheduler: Scheduler,
+        ledger: Ledger | None = None,
+        limits: RequestLimits | None = None,
     ) -> None:
+        """Take the parts; without a ledger every page is read anew."""
         self._registry = registry
         self._engines = engines
         self._documents = documents
         self._pages = pages
         self._record = record
-        self._max_pages = max_pages
+        self._scheduler = scheduler
+        self._limits = limits or RequestLimits()
         parsers = {card.parser: _parser(card.parser) for card in registry.cards()}
-        self._tries = Tries(pages, engines, parsers, pauses)
-        self._annotations = Annotations(registry, engines, pauses)
+        self._readings = Readings(ledger, Tries(pages, engines, parsers))
+        self._annotations = Annotations(registry, engines)
+        self._stops = Stops()
 
     async def run(self, request: OcrRequest, principal: Principal) -> Result:
         """Return the whole document.
@@ -77,41 +95,89 @@ class Pipeline:
         async with self.open(request, principal) as run, aclosing(self.pages(run)) as stream:
             return run.result([page async for page in stream])
 
+    def check_room(self, principal: Principal) -> None:
+        """Look whether there is room for one more request, before its body is read.
+
+        Raises:
+            RateLimited, Overloaded: there is none.
+        """
+        self._scheduler.check_room(_share(principal, "interactive"))
+
+    async def file_gone(self, _principal: Principal, file_id: str) -> None:
+        """End the requests that read a file: it is about to be deleted."""
+        self._stops.gone(file_id)
+
     @asynccontextmanager
     async def open(self, request: OcrRequest, principal: Principal) -> AsyncIterator[Run]:
         """Resolve a request into a run; on leaving, write what it used.
 
         Raises:
-            AppError: the model, the options or the document is at fault; nothing was read.
+            AppError: the model, the options or the document is at fault, or there is no room;
+                nothing was read.
         """
-        options = request.options
-        choice = self.choose(request.model, principal, pictures=options.wants_pictures)
-        plan, ask = await self._annotations.plan(options, choice, principal.org_id)
-        warnings = (
-            *check_support(options, choice.card, choice.missing),
-            *ask.warnings,
-            *plan.warnings,
-        )
-        async with self._documents.open(request.source, principal) as document:
-            with _naming(request.source.param):
-                indices = await self._choose_pages(document, options)
-            drawing = asyncio.Semaphore(self._pages.places + 1)
-            run = Run(request, choice, ask, plan, document, indices, warnings, drawing)
+        share, param = _share(principal, request.lane), request.source.param
+        most = self._limits.seconds
+        stop = Stop(min(request.timeout or most, most))
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._scheduler.enter(share))
+            stack.enter_context(_naming(param))
+            async with stop.limit():
+                run = await self._resolve(request, principal, stop, stack)
+            del request  # it holds a document that came inside, which is on disk now
             outcome: Outcome = "cancelled"
             try:
-                with _naming(request.source.param):
-                    yield run
-                outcome = "partial" if run.failed else "ok"
+                yield run
+                outcome = "partial" if run.failures else "ok"
             except Exception:
                 outcome = "failed"
                 raise
             finally:
                 # A caller that left must not take its usage row with it.
-                await finished(self._note(principal, run.entry(outcome)))
+                await finished(self._close(run, outcome))
 
-    async def _note(self, principal: Principal, entry: Entry) -> None:
-        """Write the usage row; an answer that is ready is not thrown away for want of it."""
+    async def _resolve(
+        self, request: OcrRequest, principal: Principal, stop: Stop, stack: AsyncExitStack
+    ) -> Run:
+        """Return the run of a request; the stack gets what must be given back after it."""
+        options = request.options
+        choice = self.choose(request.model, principal, pictures=options.wants_pictures)
+        plan, ask = await self._annotations.plan(options, choice, principal.org_id)
+        warnings = (*check_support(options, choice.card, choice.missing), *ask.warnings)
+        document = await stack.enter_async_context(self._documents.open(request.source, principal))
+        stack.enter_context(self._stops.reading(document.file_id, stop))
+        indices = await self._choose_pages(document, options)
+        keys = await self._readings.keys(principal, document, choice.card, ask, options, indices)
+        share, missing = _share(principal, request.lane), len(indices) - len(keys.known)
+        ticket = stack.enter_context(
+            self._scheduler.admit(share, choice.card, choice.urls, missing)
+        )
+        run = Run(
+            request=replace(request, source=InlineSource("", request.source.param)),
+            choice=choice,
+            ask=ask,
+            plan=plan,
+            document=document,
+            indices=indices,
+            warnings=(*warnings, *plan.warnings),
+            principal=principal,
+            keys=keys,
+            ticket=ticket,
+            stop=stop,
+            drawing=asyncio.Semaphore(self._pages.places + 1),
+        )
+        stack.enter_context(self._readings.reading(run))
+        return run
+
+    async def _close(self, run: Run, outcome: Outcome) -> None:
+        """Keep what was read and write the usage row.
+
+        An answer that is ready is not thrown away for want of the row.
+        """
+        principal, entry = run.principal, run.entry(outcome)
         try:
+            if outcome == "failed":
+                # Its client comes back for what is missing, perhaps to another process.
+                await self._readings.flush()
             await self._record(principal, entry)
         except errors.AppError as error:
             facts = {**asdict(entry), "org": principal.org_id, "code": error.code}
@@ -131,83 +197,104 @@ class Pipeline:
             raise errors.ModelUnavailable(str(error), param="model") from error
 
     async def pages(self, run: Run) -> AsyncGenerator[Page, None]:
-        """Yield the pages of a run in document order, at most a window of them in work.
+        """Yield the pages of a run in document order, at most a window of them at work.
 
-        When the last page was given, the run's annotation is known.
+        When the last page was given, the run's annotation is known. Where a page fails and the
+        caller wants all or nothing, no more pages are given, but the rest is read and kept before
+        the error comes, so that another try pays for the failed page alone.
 
         Raises:
             AppError: a page, or the annotation, failed and the caller did not allow a partial
-                answer.
+                answer; the time is over; the file was deleted.
         """
-        room = run.request.options.image_limit
-        work = in_order(run.indices, lambda index: self._page(run, index), self._window(run))
+        work = in_turn(run.indices, partial(self._page, run), self._window(run))
         notes = self._annotations.notes(run)
+        all_or_nothing = not run.request.options.allow_partial
+        room = run.request.options.image_limit
         async with aclosing(work) as stream:
-            async for page in stream:
-                kept = page if room is None else limit_regions(page, room)
+            while True:
+                async with run.stop.limit():
+                    if (page := await anext(stream, None)) is None or run.give_up():
+                        break
+                    kept = await self._limited(run, page, room)
+                if run.failures and all_or_nothing:
+                    continue
                 room = None if room is None else room - len(kept.regions)
-                if room is not None:
-                    # Only now it is known which pictures are left.
-                    kept = await self._annotations.pictures(run, kept)
-                kept = without_crops(kept, run.request.options)
-                run.count(kept)
                 notes.add(kept)
                 yield kept
-        await notes.finish()
+            if run.failures and all_or_nothing:
+                raise run.failure()
+        async with run.stop.limit():
+            await notes.finish()
+
+    async def _limited(self, run: Run, page: Page, room: int | None) -> Page:
+        """Return a page with the pictures that its document has room for."""
+        if room is None:
+            return page
+        kept = limit_regions(page, room)
+        # Only now it is known which pictures are left.
+        asked = await self._annotations.pictures(run, kept)
+        run.tokens += asked.usage - kept.usage
+        return without_crops(asked, run.request.options)
 
     def _window(self, run: Run) -> int:
-        """Return how many pages of the document may be in work.
+        """Return how many pages may be at work, or done and not yet given, for a slow one before.
 
-        An engine with few places gets one page more than it can read at once, so that a small
-        document need not wait behind many pages of a large one.
+        Pages are some kilobytes each; with pictures some hundred.
         """
-        card = run.choice.card
-        places = self._engines[card.engine].places
-        return card.pages_in_flight if places is None else min(card.pages_in_flight, places + 1)
+        card, servers = run.choice.card, max(1, len(run.choice.urls))
+        places = self._engines[card.engine].places or card.pages_in_flight * servers
+        factor = 1 if run.request.options.want_images else _WINDOW_FACTOR
+        return factor * places + _WINDOW_BASE
 
     async def _choose_pages(self, document: Document, options: OcrOptions) -> list[int]:
         count = await self._pages.count(document.path, document.media_type)
         if options.pages is not None:
             chosen = options.pages.choose(count)
-        elif count > self._max_pages:
+        elif count > self._limits.pages:
             raise errors.TooManyPages(
-                f"The document has {count} pages; one request may read {self._max_pages}. "
+                f"The document has {count} pages; one request may read {self._limits.pages}. "
                 "Select some with `pages`.",
                 param="pages",
             )
         else:
             chosen = list(range(count))
-        if len(chosen) > self._max_pages:
+        if len(chosen) > self._limits.pages:
             raise errors.TooManyPages(param="pages")
         return chosen
 
-    async def _page(self, run: Run, index: int) -> Page:
-        try:
-            page = await self._read_page(run, index)
-        except errors.AppError as error:
-            if not run.request.options.allow_partial:
-                raise
-            return Page(index, 0, 0, 0, error=error.message)
-        if page.error is not None and not run.request.options.allow_partial:
-            run.tokens += page.usage
-            raise errors.PageFailed(page.error)
-        return page
-
-    async def _read_page(self, run: Run, index: int) -> Page:
-        """Draw, read, parse, annotate: the life of one page."""
+    async def _page(self, run: Run, index: int, started: Started) -> Page:
+        """Return a page, or one that says why there is none; count it."""
         begun = time.perf_counter()
+        outcome: Literal["ok", "failed", "reused", "cancelled"] = "cancelled"
+        try:
+            page = await self._read_page(run, index, started)
+            if page.error is not None:
+                run.failures[index] = errors.PageFailed(page.error)
+            outcome = "failed" if page.error else "reused" if page.reused else "ok"
+        except errors.AppError as error:
+            run.failures[index] = error
+            page, outcome = Page(index, 0, 0, 0, error=error.message), "failed"
+        finally:
+            seconds = time.perf_counter() - begun
+            meters.page(run.choice.card.id, outcome, seconds)
+        run.count(page)
+        return replace(page, seconds=seconds)
+
+    async def _read_page(self, run: Run, index: int, started: Started) -> Page:
+        """Draw, read, parse, annotate: the life of one page."""
         options = run.request.options
-        read = await self._tries.read(run, index)
+        read, reused = await self._readings.get(run, index, started)
         # A page that was not read has no size in the answer, so that boxes would mean nothing.
         parsed, boxes = with_kept_regions(read, options, wanted=read.bad is None)
         regions = await self._regions(run, read, parsed, boxes)
-        page = assemble(read, parsed, regions, options)
+        page = replace(assemble(read, parsed, regions, options), reused=reused)
         if page.error is None:
             page = await self._annotations.page(run, read, page)
             if options.image_limit is None:
                 page = await self._annotations.pictures(run, page)
                 page = without_crops(page, options)
-        return replace(page, seconds=time.perf_counter() - begun)
+        return page
 
     async def _regions(
         self, run: Run, read: Read, parsed: Parsed, boxes: tuple[Box, ...]
@@ -222,6 +309,13 @@ class Pipeline:
             boxes = (WHOLE_PAGE,)
         crops = await self._pages.crop(read.drawn.jpeg, boxes, turned=turned)
         return tuple(Region(box, crop) for box, crop in zip(boxes, crops, strict=True))
+
+
+def _share(principal: Principal, lane: Lane) -> Share:
+    weight = principal.limits.weight
+    if weight is None:
+        return Share(principal.org_id, lane=lane)
+    return Share(principal.org_id, weight, lane)
 
 
 def _parser(name: str) -> Parser:

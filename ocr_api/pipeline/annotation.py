@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
-from zlib import crc32
 
 from files_api.kit.errors import AnnotationUnsupported, AppError
 from model_registry.card import Card
@@ -26,11 +25,10 @@ from ocr_api.engines import Engine, Question
 from ocr_api.markup.notation import without_end_tokens
 from ocr_api.pipeline.notes import Notes
 from ocr_api.pipeline.order import in_order
-from ocr_api.pipeline.replicas import PAUSES, on_replicas
 from ocr_api.pipeline.run import Plan, Run
 from ocr_api.pipeline.tries import Read
 from ocr_api.request import Ask, OcrOptions, choose_prompt, strip_control_tokens
-from ocr_api.result import Page, Reading, Region, Warn, plain, replace_marks
+from ocr_api.result import Page, Reading, Region, Usage, Warn, plain, replace_marks
 
 REGIONS_AT_ONCE = 4
 """Pictures of one page that are annotated at a time."""
@@ -48,15 +46,9 @@ _PROMPT, _FORMAT, _REGIONS = (
 class Annotations:
     """Plans and makes the annotations of requests."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        engines: Mapping[str, Engine],
-        pauses: Sequence[float] = PAUSES,
-    ) -> None:
+    def __init__(self, registry: Registry, engines: Mapping[str, Engine]) -> None:
         self._registry = registry
         self._engines = engines
-        self._pauses = pauses
 
     async def plan(self, options: OcrOptions, choice: Choice, key: str) -> tuple[Plan, Ask]:
         """Return how the request is annotated, and what its pages are asked.
@@ -171,7 +163,7 @@ class Annotations:
             region = page.regions[number]
             if region.image is None or _is_thin(region, page):
                 return region, Warn("picture_too_thin", "A picture is too thin to be annotated.")
-            who = self._annotator(choice, run, f"p{page.index}-r{number}", page.index + number)
+            who = self._annotator(choice, run, f"p{page.index}-r{number}")
             asked.append(who)
             try:
                 text, _ = await who.region(region.image, form)
@@ -192,7 +184,7 @@ class Annotations:
         plan = run.plan
         if plan.document is None or plan.form is None:
             return page
-        who = self._annotator(plan.document, run, f"p{page.index}-a", page.index)
+        who = self._annotator(plan.document, run, f"p{page.index}-a")
         asked.append(who)
         value, _ = await who.page(read.jpeg, plan.form)
         return replace(page, annotation=dump(value))
@@ -206,37 +198,34 @@ class Annotations:
         value, reason = await judged(replace(read.reading, text=text), form.schema)
         if not reason:
             return replace(page, annotation=text if exact else dump(value))
-        who = self._annotator(run.choice, run, f"p{page.index}-a", page.index)
+        who = self._annotator(run.choice, run, f"p{page.index}-a")
         asked.append(who)
         value, _ = await who.ask_again(read.reading, form.page, read.jpeg, form.schema)
         return _said_again(page, dump(value), reason)
 
     def notes(self, run: Run) -> Notes:
         """Return what collects the pages of a run for its annotation."""
-        plan, start = run.plan, crc32(run.request.id.encode())
-        who = self._annotator(plan.document, run, "d", start) if plan.document else None
+        plan = run.plan
+        who = self._annotator(plan.document, run, "d") if plan.document else None
         return Notes(run, who)
 
-    def _annotator(self, who: Choice, run: Run, place: str, start: int) -> Annotator:
-        """Return who asks one card; all of a run together ask no more at once than it allows.
+    def _annotator(self, who: Choice, run: Run, place: str) -> Annotator:
+        """Return who asks one card.
 
         Args:
             who: the card and its replicas.
             run: the request.
             place: what is asked about, for the server's log.
-            start: the replica to begin with.
         """
-        engine, card = self._engines[who.card.engine], who.card
-        room = run.annotating.setdefault(card.id, asyncio.Semaphore(card.pages_in_flight))
+        engine = self._engines[who.card.engine]
 
         async def ask(question: Question) -> Reading:
             async def at(url: str | None) -> Reading:
                 return await engine.ask(replace(question, url=url))
 
-            async with room:
-                return await on_replicas(who.urls, start, at, self._pauses)
+            return await run.ticket.ask(who.card, who.urls, at)
 
-        return Annotator(ask, card, f"{run.request.id}-{place}")
+        return Annotator(ask, who.card, f"{run.request.id}-{place}")
 
 
 def without_crops(page: Page, options: OcrOptions) -> Page:
@@ -312,6 +301,8 @@ def _said_again(page: Page, text: str, reason: str) -> Page:
         hyperlinks=(),
         confidences=(),
         tokens=(),
+        usage=Usage(),
+        wasted=page.wasted + page.usage,
         warnings=(*kept, Warn("asked_again", said)),
     )
 
@@ -334,8 +325,9 @@ def _failed(run: Run, page: Page, error: AppError) -> Page:
 
 
 def _with_usage(page: Page, asked: Sequence[Annotator]) -> Page:
-    """Return the page with the tokens of every answer, also of those that were of no use."""
-    return replace(page, usage=sum((who.usage for who in asked), page.usage))
+    """Return the page with the tokens of every answer about it."""
+    usage = sum((who.usage for who in asked), page.usage)
+    return replace(page, usage=usage, wasted=sum((who.wasted for who in asked), page.wasted))
 
 
 @contextmanager
@@ -344,5 +336,5 @@ def _paid(run: Run, page: Page, asked: Sequence[Annotator]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        run.tokens += _with_usage(page, asked).usage
+        run.lost(page, sum((who.usage + who.wasted for who in asked), Usage()))
         raise

@@ -92,6 +92,8 @@ def assemble(read: Read, parsed: Parsed, regions: tuple[Region, ...], options: O
         confidences=page_confidences(reading.tokens) if scored else parsed.confidences,
         tokens=reading.tokens if options.confidence == "word" else (),
         usage=reading.usage,
+        wasted=read.wasted,
+        saved=read.saved,
         warnings=(
             *read.warnings(),
             *(parsed.warnings if options.wants_pictures else ()),

@@ -52,9 +52,9 @@ class Notes:
                 raise
             run.warnings = (*run.warnings, Warn("annotation_failed", error.message))
         finally:
-            # Of every answer, also of those that were of no use.
             if annotator is not None:
                 run.tokens += annotator.usage
+                run.wasted += annotator.wasted
                 run.warnings = (*run.warnings, *annotator.warnings)
 
     async def _make(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from itertools import islice
+from contextlib import aclosing
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
+Started = Callable[[], None]
+"""Says that a work no longer waits for its turn, so that the next one may ask for one."""
 
 
 async def in_order(
@@ -19,16 +20,50 @@ async def in_order(
 
     Leaving early, or an error in one, cancels the rest; nothing is left running.
     """
-    waiting = iter(items)
-    tasks: deque[asyncio.Future[Done]] = deque()
+
+    def at_once(item: Item, started: Started) -> Awaitable[Done]:
+        started()
+        return work(item)
+
+    async with aclosing(in_turn(items, at_once, window)) as stream:
+        async for done in stream:
+            yield done
+
+
+async def in_turn(
+    items: Iterable[Item], work: Callable[[Item, Started], Awaitable[Done]], window: int
+) -> AsyncGenerator[Done, None]:
+    """Yield ``work(item, started)`` for each item, in order.
+
+    The next work begins when the last one said that it has started, or ended; so one of them at
+    most waits for a turn, and a document of a thousand pages is one in the queue.
+
+    At most ``window`` are under way or done and not yet given. Leaving early, or an error in one,
+    cancels the rest; nothing is left running.
+    """
+    room, tasks = asyncio.Semaphore(window), asyncio.Queue[asyncio.Future[Done] | None]()
+    alive: set[asyncio.Future[Done]] = set()
+
+    async def feed() -> None:
+        for item in items:
+            await room.acquire()
+            started = asyncio.Event()
+            task = asyncio.ensure_future(work(item, started.set))
+            alive.add(task)
+            task.add_done_callback(lambda _, event=started: event.set())  # type: ignore[misc]
+            tasks.put_nowait(task)
+            await started.wait()
+        tasks.put_nowait(None)
+
+    feeder = asyncio.create_task(feed())
     try:
-        tasks.extend(asyncio.ensure_future(work(item)) for item in islice(waiting, window))
-        while tasks:
-            done = await tasks[0]
-            tasks.popleft()
-            tasks.extend(asyncio.ensure_future(work(item)) for item in islice(waiting, 1))
+        while (task := await tasks.get()) is not None:
+            done = await task
+            alive.discard(task)
+            room.release()
             yield done
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        feeder.cancel()
+        for left in alive:
+            left.cancel()
+        await asyncio.gather(feeder, *alive, return_exceptions=True)

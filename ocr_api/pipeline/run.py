@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from files_api.accounts import Principal
+from files_api.kit.errors import AppError, ContextTooLong, SchemaRefused
 from model_registry.registry import Choice
 from ocr_api.annotate import Form
 from ocr_api.documents import Document
+from ocr_api.pipeline.stops import Stop
 from ocr_api.request import Ask, OcrRequest
 from ocr_api.result import Page, Result, Usage, Warn
+from ocr_api.scheduler import Ticket
 from ocr_api.usage import Entry, Outcome
+
+FAILURES_BASE, FAILURES_SHARE = 3, 10
+"""A document is given up when more pages failed than this number, and than one in so many."""
+OF_THE_REQUEST = (ContextTooLong, SchemaRefused)
+"""Errors that every further page would meet, too."""
+_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +53,25 @@ class Plan:
         return annotation is not None and annotation.by != "chat"
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where a run's pages stand in the ledger."""
+
+    on: bool = False
+    """Whether pages are looked for and kept."""
+    by_page: Mapping[int, str] = field(default_factory=dict)
+    document: str = ""
+    """SHA-256 of the document."""
+    known: frozenset[str] = frozenset()
+    """The keys of the pages that were there when the run began."""
+
+
 @dataclass
 class Run:
     """One request under way: what is known before the first page, and what has been read."""
 
     request: OcrRequest
+    """Without the document, where that came inside."""
     choice: Choice
     ask: Ask
     plan: Plan
@@ -55,29 +79,86 @@ class Run:
     indices: list[int]
     """Pages to read, ascending, counted from 0."""
     warnings: tuple[Warn, ...]
+    principal: Principal
+    keys: Keys
+    """Under which its pages are kept, and which of them are."""
+    ticket: Ticket
+    """Its place in the queue."""
+    stop: Stop
     drawing: asyncio.Semaphore
-    """Held while a page is drawn: a document with hundreds of pages in work must not have all of
+    """Held while a page is drawn: a document with hundreds of pages at work must not have all of
     them wait for the drawing processes before the only page of another."""
+    shared: bool = False
+    """Whether another request read the same document meanwhile."""
     begun: float = field(default_factory=time.perf_counter)
     read: int = 0
-    failed: int = 0
+    """Pages that were read, or reused."""
+    reused: int = 0
+    failures: dict[int, AppError] = field(default_factory=dict)
+    """Why pages could not be read, by index."""
     tokens: Usage = field(default_factory=Usage)
+    """Of the answers that pages are made of."""
+    wasted: Usage = field(default_factory=Usage)
+    """Of answers that were thrown away."""
+    saved: Usage = field(default_factory=Usage)
+    """Of pages that were reused, when they were read."""
     annotation: str | None = None
     """A JSON string; known when the last page was given."""
     annotated: int = 0
     """Pages that an annotation was made of."""
     texts: dict[int, str] = field(default_factory=dict)
     """What stands on pages that were read, by index, until their annotator has taken it."""
-    annotating: dict[str, asyncio.Semaphore] = field(default_factory=dict)
-    """By the card that annotates: held over each of its questions."""
+
+    @property
+    def failed(self) -> int:
+        """Return how many pages could not be read."""
+        return len(self.failures)
+
+    @property
+    def missing(self) -> int:
+        """Return how many pages are not kept from before, so that they must be read."""
+        return len(self.indices) - len(self.keys.known)
 
     def count(self, page: Page) -> None:
-        """Add a page to what has been used."""
+        """Add a page that was worked on to what has been used."""
+        self.wasted += page.wasted
         self.tokens += page.usage
         if page.error is None:
             self.read += 1
+            self.reused += page.reused
+            self.saved += page.saved
+
+    def lost(self, page: Page, questions: Usage) -> None:
+        """Add a page that was read and is not given, and what was asked about it in vain."""
+        self.wasted += page.wasted + questions
+        if self.keys.on:
+            self.tokens += page.usage  # it is kept: another try gets it for nothing
         else:
-            self.failed += 1
+            self.wasted += page.usage
+
+    def give_up(self) -> bool:
+        """Tell whether no more pages should be tried for a caller who wants all or nothing.
+
+        Pages that can be read are kept, so that another try pays for the others alone; but a
+        document most of whose pages fail, or one that nobody keeps, is not worth the rest.
+        """
+        if not self.failures or self.request.options.allow_partial:
+            return False
+        most = max(FAILURES_BASE, len(self.indices) // FAILURES_SHARE)
+        fatal = any(isinstance(error, OF_THE_REQUEST) for error in self.failures.values())
+        return fatal or not self.keys.on or self.failed > most
+
+    def failure(self) -> AppError:
+        """Return why the whole request failed: the first of its pages that did."""
+        first = self.failures[min(self.failures)]
+        if self.failed > 1:
+            pages = ", ".join(map(str, sorted(self.failures)[:_NAMED]))
+            more = ", ..." if self.failed > _NAMED else ""
+            first.message = (
+                f"{self.failed} pages could not be read ({pages}{more}, counted from 0); the "
+                f"first: {first.message}"
+            )
+        return first
 
     def result(self, pages: Iterable[Page]) -> Result:
         """Return the answer made of the pages that were read."""
@@ -99,8 +180,12 @@ class Run:
             model=self.choice.name,
             card=self.choice.card.id,
             outcome=outcome,
-            pages=self.read,
+            pages=self.read - self.reused,
             tokens=self.tokens,
             document_bytes=self.document.size,
             seconds=time.perf_counter() - self.begun,
+            pages_reused=self.reused,
+            pages_failed=self.failed,
+            reused=self.saved,
+            wasted=self.wasted,
         )

@@ -8,16 +8,15 @@ as its card's ``retries`` say (the ladder of chandra and olmOCR, in our words).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from files_api.kit.errors import ContextTooLong
-from model_registry.card import Card, Render, Retry
+from model_registry.card import Card, Retry
 from ocr_api.engines import MOST_TOKENS, Engine, PageTask
 from ocr_api.markup.loops import is_bad_tail
 from ocr_api.pages import DrawnPage, Pages
 from ocr_api.parsers import Parser
-from ocr_api.pipeline.replicas import on_replicas
 from ocr_api.pipeline.run import Run
 from ocr_api.result import WHOLE_PAGE, Parsed, Reading, Usage, Warn
 
@@ -25,6 +24,7 @@ CHARS_BASE, BYTES_PER_CHAR = 2000, 8
 """How much text a page can hold, told by the size of its JPEG, which costs nothing to know: print
 takes 71 bytes of JPEG and more per character (19 real pages, 2026), so that 8 leave room for
 markup nine times as long as the text."""
+NOTHING = Usage()
 LEAST_ROOM = 16
 """Fewest tokens of an answer that are worth asking for."""
 _TEMPLATE_TOKENS = 64
@@ -45,7 +45,6 @@ class Read:
     drawn: DrawnPage
     """As it was drawn, not turned."""
     reading: Reading
-    """Its usage is that of all tries."""
     parsed: Parsed
     jpeg: bytes
     """The page as the model saw it, turned where it was."""
@@ -53,6 +52,12 @@ class Read:
     """Why earlier tries were thrown away."""
     bad: str | None = None
     """Why the last try is not to be believed either."""
+    wasted: Usage = NOTHING
+    """Of the tries that were thrown away."""
+    saved: Usage = NOTHING
+    """What it took when it was read, where it was read before."""
+    scale: float = 1.0
+    """Size of the page against what its card says."""
 
     def warnings(self) -> tuple[Warn, ...]:
         """Return what was tried, for the reader of the page."""
@@ -102,10 +107,8 @@ class Tries:
         pages: Pages,
         engines: Mapping[str, Engine],
         parsers: Mapping[str, Parser],
-        pauses: Sequence[float],
     ) -> None:
         self._pages = pages
-        self._pauses = pauses
         self._engines = engines
         self._parsers = parsers
 
@@ -115,68 +118,80 @@ class Tries:
         Raises:
             AppError: it cannot be drawn, or its engine fails.
         """
-        card = run.choice.card
-        first = await self._draw(run, index, card.drawn())
+        first = await self.draw(run, index)
         if first.blank:
-            nothing = self._parsers[card.parser].parse(Reading(), ())
-            return Read(first, Reading(), nothing, first.jpeg)
-        spent = Usage()
+            return Read(first, Reading(), self.parse(run, first, Reading()), first.jpeg)
+        spent: list[Usage] = []
         try:
             last: Read | None = None
             upright: Read | None = None
             tried: list[str] = []
-            rungs = deque((Retry(), *card.retries))
+            rungs = deque((Retry(), *run.choice.card.retries))
             while True:
                 rung = rungs.popleft()
-                got = await self._climb(run, first, rung, len(tried))
-                spent += got.reading.usage
+                got = await self._climb(run, first, rung, len(tried), spent)
                 tried += got.tried
                 got = replace(got, bad=_judged(got, last, rung))
                 if got.bad == "sideways":
                     upright, rungs = got, deque(_turned(rungs, got.parsed.turn))
-                if got.bad is None or not rungs:
-                    return _with(got, upright, tried, spent)
+                if got.bad is None or not rungs or not run.ticket.budget.spend():
+                    return _with(got, upright, tried, sum(spent, Usage()))
                 tried.append(got.bad)
                 last = got
         except BaseException:
-            run.tokens += spent  # what was thrown away was paid for all the same
+            run.wasted += sum(spent, Usage())
             raise
 
-    async def _climb(self, run: Run, first: DrawnPage, rung: Retry, number: int) -> Read:
+    async def _climb(
+        self, run: Run, first: DrawnPage, rung: Retry, number: int, spent: list[Usage]
+    ) -> Read:
         """Ask as one rung of the ladder says, with the page drawn at its size."""
         drawn = first
         if rung.scale != 1:
-            drawn = await self._draw(run, first.index, run.choice.card.drawn(rung.scale))
-        return await self._try(run, drawn, rung, number)
+            drawn = await self.draw(run, first.index, rung.scale)
+        got = await self._try(run, drawn, rung, number, spent)
+        return replace(got, scale=rung.scale)
 
-    async def _draw(self, run: Run, index: int, render: Render) -> DrawnPage:
-        document = run.document
+    async def draw(self, run: Run, index: int, scale: float = 1.0) -> DrawnPage:
+        """Return a page, drawn as its card says, times ``scale``.
+
+        Raises:
+            AppError: it cannot be drawn.
+        """
+        document, render = run.document, run.choice.card.drawn(scale)
         async with run.drawing:
             return await self._pages.draw(document.path, document.media_type, index, render)
 
-    async def _try(self, run: Run, drawn: DrawnPage, rung: Retry, number: int) -> Read:
-        """Ask once; once more with more room where the answer was cut off for want of it."""
-        card = run.choice.card
-        task = self._task(run, drawn, rung, number)
-        if rung.turn:
-            [jpeg] = await self._pages.crop(drawn.jpeg, (WHOLE_PAGE,), turned=rung.turn)
-            task = replace(task, page=replace(drawn.turned(rung.turn), jpeg=jpeg))
-        reading = await self._ask(run, task)
-        bad = verdict(reading)
-        cut: tuple[str, ...] = ()
-        most = room(card, drawn, task.prompt)
-        if reading.finish_reason == "length" and bad is None and most and task.max_tokens < most:
-            before = reading.usage
-            reading = await self._ask(run, replace(task, max_tokens=most))
-            reading = replace(reading, usage=reading.usage + before)
-            cut = ("length",)
-            bad = verdict(reading)
-        if rung.turn:
-            reading = replace(reading, turned=rung.turn)
+    async def turn(self, drawn: DrawnPage, degrees: int) -> bytes:
+        """Return a drawn page turned clockwise by 90, 180 or 270 degrees, as a JPEG."""
+        [jpeg] = await self._pages.crop(drawn.jpeg, (WHOLE_PAGE,), turned=degrees)
+        return jpeg
+
+    def parse(self, run: Run, drawn: DrawnPage, reading: Reading) -> Parsed:
+        """Return what stands on a page, with the pictures that the caller wants."""
         pictures = drawn.turned(reading.turned).pictures
         wanted = pictures if run.request.options.want_regions else ()
-        parsed = self._parsers[card.parser].parse(reading, wanted)
-        return Read(drawn, reading, parsed, task.page.jpeg, tried=cut, bad=bad)
+        return self._parsers[run.choice.card.parser].parse(reading, wanted)
+
+    async def _try(
+        self, run: Run, drawn: DrawnPage, rung: Retry, number: int, spent: list[Usage]
+    ) -> Read:
+        """Ask once; once more with more room where the answer was cut off for want of it."""
+        task = self._task(run, drawn, rung, number)
+        if rung.turn:
+            jpeg = await self.turn(drawn, rung.turn)
+            task = replace(task, page=replace(drawn.turned(rung.turn), jpeg=jpeg))
+        reading = await self._ask(run, task, spent)
+        bad, tried = verdict(reading), tuple[str, ...]()
+        most = room(task.card, drawn, task.prompt)
+        cut = reading.finish_reason == "length" and bad is None
+        if cut and most and task.max_tokens < most and run.ticket.budget.spend():
+            reading = await self._ask(run, replace(task, max_tokens=most), spent)
+            bad, tried = verdict(reading), ("length",)
+        if rung.turn:
+            reading = replace(reading, turned=rung.turn)
+        parsed = self.parse(run, drawn, reading)
+        return Read(drawn, reading, parsed, task.page.jpeg, tried=tried, bad=bad)
 
     def _task(self, run: Run, drawn: DrawnPage, rung: Retry, number: int) -> PageTask:
         card, options, ask = run.choice.card, run.request.options, run.ask
@@ -200,13 +215,16 @@ class Tries:
             want_probabilities=options.confidence in card.capabilities.confidence,
         )
 
-    async def _ask(self, run: Run, task: PageTask) -> Reading:
+    async def _ask(self, run: Run, task: PageTask, spent: list[Usage]) -> Reading:
+        """Return an answer; ``spent`` gets what it took."""
         engine = self._engines[task.card.engine]
 
         async def ask(url: str | None) -> Reading:
             return await engine.read(replace(task, url=url))
 
-        return await on_replicas(run.choice.urls, task.page.index, ask, self._pauses)
+        reading = await run.ticket.ask(run.choice.card, run.choice.urls, ask)
+        spent.append(reading.usage)
+        return reading
 
 
 def verdict(reading: Reading) -> str | None:
@@ -235,11 +253,12 @@ def _turned(rungs: Iterable[Retry], turn: int) -> Iterator[Retry]:
 
 
 def _with(got: Read, upright: Read | None, tried: list[str], spent: Usage) -> Read:
-    """Return what was read in the end, with the usage of all tries.
+    """Return what was read in the end; what else was spent is wasted.
 
     Where turning the page did not help, it is the answer that called the page turned.
     """
     if got.bad is not None and upright is not None:
         got = replace(upright, bad=None)
-    reading = replace(got.reading, usage=spent)
-    return replace(got, reading=reading, tried=tuple(tried))
+    if got.bad is not None:
+        got = replace(got, reading=replace(got.reading, usage=Usage()))
+    return replace(got, tried=tuple(tried), wasted=spent - got.reading.usage)

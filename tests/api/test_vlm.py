@@ -94,7 +94,8 @@ def site(settings: Settings, tmp_path: Path) -> Open:
         routes.write_text(f"default: {default}\nannotator: {annotator}\n")
         async with fake_server.serving(*answers) as server:
             urls = dict.fromkeys(cards, (*before, server.url))
-            facts = {"engine_urls": urls, "routes": routes, **more}
+            # Every question counts here, also the second one about a page.
+            facts = {"engine_urls": urls, "routes": routes, "ledger_hours": 0, **more}
             service = ocr_app.create(settings.model_copy(update=facts))
             transport = httpx.ASGITransport(service)
             async with (

@@ -225,5 +225,6 @@ def vlm_server(fake_process: FakeVlm, tmp_path_factory: pytest.TempPathFactory) 
         MODELS_DIR=str(models),
         ROUTES=str(routes),
         ENGINE_URLS=json.dumps(dict.fromkeys((*CARDS, HURRIED), url)),
+        LEDGER_HOURS="0",  # the same page is asked about again and again
     ) as server:
         yield server

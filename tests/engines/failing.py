@@ -77,11 +77,8 @@ class Hanging(_Counting):
         super().__init__()
         self._after = after
         self.hangs = asyncio.Event()
-        self.two = asyncio.Event()
 
     async def answer(self, index: int) -> Reading:
-        if self.running == 2:
-            self.two.set()
         if index >= self._after:
             if len(self.finished) == self._after:
                 self.hangs.set()

@@ -93,6 +93,22 @@ async def test_all_bodies_together_are_bounded_until_each_is_done() -> None:
     assert not bodies._held
 
 
+async def test_a_body_may_be_let_go_of_early() -> None:
+    bodies = JsonBodies(60, 60)
+    async with bodies.hold(request_of(SIXTY), Thing, owner="one") as held:
+        assert len(held.body.name) == 48
+        with pytest.raises(errors.Overloaded):
+            await read(bodies, request_of(SIXTY), owner="two")
+        held.release()
+        with pytest.raises(RuntimeError):
+            _ = held.body
+        async with bodies.hold(request_of(SIXTY), Thing, owner="two"):
+            held.release()
+            with pytest.raises(errors.Overloaded):
+                await read(bodies, request_of(SIXTY), owner="three")
+    assert not bodies._held
+
+
 async def test_one_owner_holds_half_of_all_at_most() -> None:
     """R17: bodies that one key trickles shut nobody else out."""
     before = value("ocr_rate_limited_total", limit="bodies")

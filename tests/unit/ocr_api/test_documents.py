@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +31,7 @@ from files_api.kit.errors import (
     TooLarge,
     UnsupportedFormat,
 )
-from ocr_api.documents import Document, Documents
+from ocr_api.documents import Document, Documents, digest
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.request import FileSource, InlineSource, PathSource, Source, UrlSource
 
@@ -39,6 +40,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(300)
 BASE64 = pybase64.b64encode(PDF).decode()
 ME = Principal("org-1")
 LIMIT = 10_000
+DIGEST = "as the files service says"
 OURS = "https://recto.example.com/v1/files/"
 
 
@@ -56,7 +58,7 @@ class FakeFiles:
             raise FileNotFound
         self.opened += 1
         try:
-            yield StoredFile(file_id, path, path.stat().st_size, "named.pdf", "text/plain", "")
+            yield StoredFile(file_id, path, path.stat().st_size, "named.pdf", "text/plain", DIGEST)
         finally:
             self.opened -= 1
 
@@ -357,7 +359,11 @@ async def test_our_own_link_is_read_in_process(house: House) -> None:
 async def test_an_uploaded_file(house: House) -> None:
     (house.stored / "f1").write_bytes(PNG)
     document, _ = await house.read(FileSource("f1"))
-    assert document == Document(house.stored / "f1", "image/png", len(PNG), "named.pdf")
+    path = house.stored / "f1"
+    assert document == Document(path, "image/png", len(PNG), "named.pdf", "f1", DIGEST)
+    assert await digest(document) == DIGEST
+    other = Document(path, "image/png", len(PNG), "other.pdf")
+    assert await digest(other) == hashlib.sha256(PNG).hexdigest()
     assert (house.stored / "f1").exists()
     for error in (
         await house.fail(FileSource("f2")),

@@ -20,9 +20,10 @@ from ocr_api.documents import Documents
 from ocr_api.engines import Engine, PageTask
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
-from ocr_api.pipeline import Pipeline, in_order
+from ocr_api.pipeline import Pipeline, RequestLimits, in_order
 from ocr_api.request import OcrOptions, OcrRequest, PathSource
 from ocr_api.result import Reading, Usage
+from ocr_api.scheduler import Scheduler
 from ocr_api.usage import Entry
 from tests import helpers
 from tests.engines import failing
@@ -56,7 +57,11 @@ def make(tmp_path: Path, pages: Pages, entries: list[Entry]) -> Make:
         documents = Documents(
             NoFiles(), Outbound(OutboundLimits(max_bytes=1)), tmp_path, 10_000_000
         )
-        return Pipeline(registry, {"any": engine}, documents, pages, record, max_pages=50)
+        engines = {"any": engine}
+        return Pipeline(
+            *(registry, engines, documents, pages, record, Scheduler(engines)),
+            limits=RequestLimits(pages=50),
+        )
 
     return build
 
@@ -161,17 +166,14 @@ async def test_a_turned_page_has_the_size_and_pictures_of_the_turned_page(
         assert blue < 100
 
 
-async def test_an_engine_with_one_place_has_two_pages_waiting(
+async def test_an_engine_with_one_place_is_asked_one_page_at_a_time(
     make: Make, request_of: Callable[..., OcrRequest]
 ) -> None:
-    engine = failing.Hanging(after=0)
+    engine = failing.Refusing(set(), PageFailed)
     engine.places = 1
-    work = asyncio.create_task(make(engine).run(request_of(9), ME))
-    await engine.hangs.wait()
-    await engine.two.wait()
-    assert engine.most_at_once == 2
-    work.cancel()
-    await asyncio.gather(work, return_exceptions=True)
+    result = await make(engine).run(request_of(9), ME)
+    assert [page.markdown for page in result.pages] == [f"page {n}" for n in range(9)]
+    assert engine.most_at_once == 1
 
 
 async def test_a_large_document_does_not_keep_a_small_one_from_being_drawn(

@@ -32,6 +32,7 @@ from ocr_api.pipeline import Pipeline
 from ocr_api.pipeline.tries import CHARS_BASE
 from ocr_api.request import OcrOptions, OcrRequest, PathSource
 from ocr_api.result import Page, Reading, Result, Usage
+from ocr_api.scheduler import Scheduler
 from ocr_api.usage import Entry
 from tests import helpers
 from tests.engines.failing import Scripted
@@ -80,9 +81,9 @@ def read(tmp_path: Path, pages: Pages, entries: list[Entry]) -> Read:
         documents = Documents(NoFiles(), outbound, tmp_path, 10_000_000)
         path = tmp_path / "document.pdf"
         path.write_bytes(helpers.pages_pdf(1))
-        pipeline = Pipeline(
-            registry, {"any": engine}, documents, pages, record, max_pages=50, pauses=(0, 0, 0)
-        )
+        engines = {"any": engine}
+        scheduler = Scheduler(engines, pauses=(0, 0, 0))
+        pipeline = Pipeline(registry, engines, documents, pages, record, scheduler)
         request = OcrRequest(PathSource(path), options=OcrOptions(**options), id="r1")
         return await pipeline.run(request, ME)
 
@@ -111,7 +112,7 @@ async def test_the_ladder_is_climbed_as_the_card_says(read: Read) -> None:
     engine = Scripted(LOOP, LOOP, LOOP, LOOP, GOOD)
     page = only(await read(engine))
     assert page.markdown == "Good."
-    assert page.usage == Usage(50, 402)
+    assert (page.usage, page.wasted) == (Usage(10, 2), Usage(40, 400))
     assert [warning.code for warning in page.warnings] == ["asked_again", "turned"]
     assert "4 times: it repeated itself" in page.warnings[0].message
     assert [task.sampling.temperature for task in engine.tasks] == [0, 0.2, 0.5, 0, 0]
@@ -130,10 +131,11 @@ async def test_a_loop_in_every_try_is_never_a_success(read: Read, entries: list[
     engine = Scripted(LOOP)
     with pytest.raises(PageFailed, match=r"Page 0 .* in each of 5 tries \(it repeated itself\)"):
         await read(engine)
-    assert (entries[0].outcome, entries[0].tokens) == ("failed", Usage(50, 500))
+    assert (entries[0].outcome, entries[0].tokens) == ("failed", Usage())
+    assert entries[0].wasted == Usage(50, 500)
     page = only(await read(Scripted(LOOP), allow_partial=True))
     assert page.error is not None
-    assert page.usage == Usage(50, 500)
+    assert (page.usage, page.wasted) == (Usage(), Usage(50, 500))
     assert page.markdown.startswith("Start.")
 
 
@@ -153,7 +155,7 @@ async def test_an_implausible_length_is_asked_again(read: Read) -> None:
 async def test_a_cut_answer_gets_more_room_once(read: Read) -> None:
     engine = Scripted(Reading("cut", usage=Usage(5, 1000), finish_reason="length"), GOOD)
     page = only(await read(engine))
-    assert (page.markdown, page.usage) == ("Good.", Usage(15, 1002))
+    assert (page.markdown, page.usage, page.wasted) == ("Good.", Usage(10, 2), Usage(5, 1000))
     assert [warning.code for warning in page.warnings] == ["asked_again"]
     assert "once: it ran out of room" in page.warnings[0].message
     image = 8 * 10  # 198 x 280 pixels in squares of 28
@@ -226,10 +228,12 @@ async def test_what_two_tries_say_alike_stands_on_the_page(read: Read) -> None:
         await read(looped)
 
 
-async def test_tokens_of_tries_before_a_failure_are_counted(read: Read) -> None:
+async def test_tokens_of_tries_before_a_failure_are_counted(
+    read: Read, entries: list[Entry]
+) -> None:
     result = await read(Scripted(LOOP, ContextTooLong()), allow_partial=True)
     assert only(result).error is not None
-    assert result.usage == Usage(10, 100)
+    assert (result.usage, entries[0].wasted) == (Usage(), Usage(10, 100))
 
 
 async def test_a_page_that_the_model_calls_turned_is_read_upright(read: Read) -> None:
