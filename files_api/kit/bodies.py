@@ -7,9 +7,10 @@ long string. Fifteen megabytes of `[[],[],…` would become two gigabytes of Pyt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import orjson
 from fastapi import Request
@@ -19,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from files_api.kit import errors, metrics
 
 Body = TypeVar("Body", bound=BaseModel)
+Held_co = TypeVar("Held_co", bound=BaseModel, covariant=True)
 
 MAX_VALUES = 100_000
 """Most commas and opening brackets in a body, an upper bound of its values; base64 has none."""
@@ -30,6 +32,32 @@ SMALL_BYTES = 64 * 1024
 
 class ClientGoneError(Exception):
     """The client closed the connection before the answer was ready."""
+
+
+class HeldBody(Generic[Held_co]):
+    """A body that counts as held until it is let go of, early or at its block's end."""
+
+    def __init__(self, body: Held_co, let_go: Callable[[], None]) -> None:
+        """Take the body, and what no longer counts it."""
+        self._body: Held_co | None = body
+        self._let_go = let_go
+
+    @property
+    def body(self) -> Held_co:
+        """The body; whoever keeps it, or a string of it, must not release it.
+
+        Raises:
+            RuntimeError: it was released.
+        """
+        if self._body is None:
+            raise RuntimeError("the body was released")
+        return self._body
+
+    def release(self) -> None:
+        """Forget the body and count it no more; a second time does nothing."""
+        if self._body is not None:
+            self._body = None
+            self._let_go()
 
 
 class JsonBodies:
@@ -50,9 +78,18 @@ class JsonBodies:
     async def read(
         self, request: Request, model: type[Body], absent: object = None, *, owner: str
     ) -> AsyncIterator[Body]:
+        """Give the body as a model, held until the block ends: `hold`, for short blocks."""
+        async with self.hold(request, model, absent, owner=owner) as held:
+            yield held.body
+
+    @asynccontextmanager
+    async def hold(
+        self, request: Request, model: type[Body], absent: object = None, *, owner: str
+    ) -> AsyncIterator[HeldBody[Body]]:
         """Give the body as a model, whatever content type the client declared.
 
-        Its bytes count as held until the block ends, because the model holds its strings.
+        Its bytes count as held until it is released or the block ends, because the model holds
+        its strings.
 
         Args:
             request: the request; its body must not have been read.
@@ -74,10 +111,15 @@ class JsonBodies:
         size = _counted(len(text))
         try:
             body = _as_model(text, model, absent)
-            del text
-            yield body
-        finally:
+        except BaseException:
             self._hold(owner, -size)
+            raise
+        held = HeldBody(body, partial(self._hold, owner, -size))
+        del text, body
+        try:
+            yield held
+        finally:
+            held.release()
 
     async def _receive(self, request: Request, owner: str) -> bytearray:
         """Return the whole body, counted as held; nothing is held when this raises."""

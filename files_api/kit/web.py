@@ -31,6 +31,9 @@ RateHeaders = Callable[[], Mapping[str, str]]
 
 Answer = TypeVar("Answer")
 
+Make = Callable[[Send], Awaitable[Response | None]]
+"""Answers by itself with what it is given, or returns the response, or raises before either."""
+
 CLIENT_GONE = 499
 """nginx's status for a client that left; seen in logs only."""
 
@@ -93,14 +96,49 @@ def door_route(dialect: Dialect = superset) -> type[APIRoute]:
             async def answer(request: Request) -> Response:
                 try:
                     return await handle(request)
-                except ClientGoneError:
-                    return Response(status_code=CLIENT_GONE)
                 except Exception as error:  # noqa: BLE001 - the one place where a door catches all
-                    return respond(known(error), dialect)
+                    return _refusal(error, dialect)
 
             return answer
 
     return DoorRoute
+
+
+class Deferred(Response):
+    """A response that is made where it is sent, so that it may be a stream or a plain one.
+
+    Errors before its first byte become HTTP errors in the door's dialect, like those of a route.
+    """
+
+    def __init__(self, make: Make, dialect: Dialect = superset) -> None:
+        """Take what makes the response."""
+        super().__init__()
+        self._make = make
+        self._dialect = dialect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Make the response, and send it where that is not done yet."""
+        begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            response = await self._make(send_noting)
+        except Exception as error:
+            if begun:
+                raise
+            response = _refusal(error, self._dialect)
+        if response is not None:
+            await response(scope, receive, send)
+
+
+def _refusal(error: Exception, dialect: Dialect) -> Response:
+    if isinstance(error, ClientGoneError):
+        return Response(status_code=CLIENT_GONE)
+    return respond(known(error), dialect)
 
 
 _OF_EVERY_ROUTE: tuple[type[errors.AppError], ...] = (
@@ -255,6 +293,13 @@ class FrontDoor:
 
         try:
             await self.app(scope, body.receive, send_ours)
+        except asyncio.CancelledError as error:
+            # The server ends, and has waited long enough; a client that left cancels less.
+            if status:
+                _log_cut(error)
+            else:
+                stopping = errors.Unavailable("The server is stopping; try again.", seconds=1)
+                await respond(stopping)(scope, body.receive, send_ours)
         except Exception as error:  # noqa: BLE001 - the server above must never see one
             if status:
                 _log_cut(error)
@@ -274,9 +319,9 @@ def _our_headers(scope: Scope, body: PatientBody) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in ours.items()]
 
 
-def _log_cut(error: Exception) -> None:
+def _log_cut(error: BaseException) -> None:
     """Log what ended an answer half way; the server closes the connection, so clients notice."""
-    if isinstance(error, errors.AppError | OSError):
+    if isinstance(error, errors.AppError | ClientGoneError | OSError | asyncio.CancelledError):
         name = type(error).__name__
         observe.log(__name__, "response_cut", level=logging.WARNING, error=name)
     else:

@@ -69,6 +69,7 @@ async def test_answer_has_every_key(client: httpx.AsyncClient) -> None:
     assert page["markdown"].startswith("# Page 1\n\n")
     assert page["images"] == page["tables"] == page["hyperlinks"] == page["blocks"] == []
     assert page["header"] is page["footer"] is page["confidence_scores"] is page["error"] is None
+    assert page["reused"] is False
     size = page["dimensions"]
     assert f"{size['width']} x {size['height']} px" in page["markdown"]
     assert max(size["width"], size["height"]) == 1540
@@ -78,7 +79,10 @@ async def test_answer_has_every_key(client: httpx.AsyncClient) -> None:
     assert answer["usage"]["completion_tokens"] == total > 0
     assert answer["usage_info"] == {
         "pages_processed": 2,
+        "pages_reused": 0,
         "doc_size_bytes": len(TEXT_PDF),
+        "reused_tokens": 0,
+        "wasted_tokens": 0,
         **answer["usage"],
     }
 

@@ -6,33 +6,49 @@ signed link needs no more than ``ocr``: it is its own permission.
 
 Why one door: the two share a path and an answer, so the answer is the superset of both
 (design, decision 16).
+
+Either route answers whole, or with a stream: ``start``, a ``page`` for each page in order, then
+``done`` with the totals, or ``error`` with the body of an HTTP error. A whole answer is bounded
+(`Services.max_answer_bytes`), a stream is not: no more than one event of it is held.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
 from files_api.accounts import Principal
 from files_api.callers import OcrCaller, acting_in_body, needs, require
 from files_api.kit import errors
+from files_api.kit.bodies import ClientGoneError, HeldBody
 from files_api.kit.observe import request_id
-from files_api.kit.web import documented, door_route, until_gone
+from files_api.kit.web import Deferred, documented, door_route, known, superset, until_gone
 from ocr_api.apis import Door, Services
-from ocr_api.apis.mistral.answer import Answer
+from ocr_api.apis.mistral.answer import Answer, joined
 from ocr_api.apis.mistral.body import (
+    EVENT_STREAM,
+    MOST_SECONDS,
+    TIMEOUT_HEADER,
     FileOcrBody,
     OcrBody,
     organisations_of,
     source_of,
+    timeout_of,
     to_options,
+    wants_events,
 )
+from ocr_api.apis.mistral.events import BEAT_SECONDS, Events
 from ocr_api.apis.mistral.wire import OcrAnswer
+from ocr_api.pipeline import Run
 from ocr_api.request import FileSource, InlineSource, OcrRequest
+from ocr_api.result import Page
 
 FileOcrCaller = Annotated[Principal, Depends(needs("ocr", "files:read"))]
 
@@ -66,6 +82,7 @@ _COMMON = (
     errors.EngineUnavailable,
     errors.EngineBusy,
     errors.EngineTimeout,
+    errors.DeadlineExceeded,
     errors.StorageFull,
 )
 _DIRECT = (
@@ -80,66 +97,158 @@ _DIRECT = (
 class Mistral(Door):
     """Both OCR routes."""
 
+    beat = BEAT_SECONDS
+    """Seconds of silence in a stream before a comment is sent."""
+
     def router(self, services: Services) -> APIRouter:
         """Return the two routes."""
         router = APIRouter(route_class=door_route(), tags=["ocr"])
-        read = services.bodies.read
 
         @router.post(
             "/v1/ocr",
             responses={**documented(*_COMMON, *_DIRECT), **_ANSWER},
-            openapi_extra=_documented_body(OcrBody, required=True),
+            openapi_extra=_documented_request(OcrBody, required=True),
         )
         async def read_document(request: Request, caller: OcrCaller) -> Response:
             """Read a document that the request names or holds."""
-            async with read(request, OcrBody, owner=caller.org_id) as body:
-                who = await acting_in_body(request, caller, organisations_of(body))
-                source = source_of(body)
-                if isinstance(source, FileSource):
-                    require(who, "files:read")
-                wanted = OcrRequest(source, body.model, to_options(body), request_id.get())
-                return await _read(services, request, who, wanted)
+            return Deferred(_Reading(services, request, caller, self.beat).answer)
 
         @router.post(
             "/v1/files/{file_id}/ocr",
             responses={**documented(*_COMMON), **_ANSWER},
-            openapi_extra=_documented_body(FileOcrBody, required=False),
+            openapi_extra=_documented_request(FileOcrBody, required=False),
         )
         async def read_file(file_id: str, request: Request, caller: FileOcrCaller) -> Response:
             """Read an uploaded file; the body may be absent."""
-            async with read(request, FileOcrBody, absent={}, owner=caller.org_id) as body:
-                who = await acting_in_body(request, caller, organisations_of(body))
-                source = FileSource(file_id, "file_id")
-                wanted = OcrRequest(source, body.model, to_options(body), request_id.get())
-                return await _read(services, request, who, wanted)
+            return Deferred(_Reading(services, request, caller, self.beat, file_id).answer)
 
         return router
 
 
-async def _read(
-    services: Services, request: Request, caller: Principal, wanted: OcrRequest
-) -> Response:
-    """Read the document while its client waits; stop when the client leaves."""
-    if isinstance(wanted.source, InlineSource):
-        services.limits.take_document(caller, len(wanted.source.text))
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One request, from before its body comes until it is answered."""
 
-    async def work() -> tuple[list[bytes], str, list[str]]:
-        answer = Answer(wanted.options, services.max_answer_bytes)
-        async with (
-            services.pipeline.open(wanted, caller) as run,
-            aclosing(services.pipeline.pages(run)) as pages,
-        ):
-            services.limits.take_pages(caller, len(run.indices))
-            async for page in pages:
-                answer.add(page)
-        return answer.pieces(run), run.choice.card.id, answer.warned(run)
+    services: Services
+    request: Request
+    caller: Principal
+    beat: float
+    file_id: str | None = None
+    """The file in the path; None where the body says what to read."""
 
-    pieces, card, warned = await until_gone(request, work())
-    headers = {"x-recto-card": card, "Content-Length": str(sum(map(len, pieces)))}
-    if warned:
-        # The Mistral SDK drops keys that it does not know; a header reaches its users' hooks.
-        headers["x-recto-warnings"] = ", ".join(warned)
-    return StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
+    async def answer(self, send: Send) -> Response | None:
+        """Read the document while its client waits; stop when the client leaves.
+
+        Returns:
+            The whole answer, or None where it was sent as a stream.
+        """
+        headers = self.request.headers
+        seconds = timeout_of(headers.getlist(TIMEOUT_HEADER))
+        self.services.pipeline.check_room(self.caller)
+        async with self._body() as held:
+            named = organisations_of(held.body)
+            who = await acting_in_body(self.request, self.caller, named)
+            if wants_events(held.body, headers.getlist("accept")):
+                await self._stream(held, who, seconds, send)
+                return None
+            return await until_gone(self.request, self._whole(held, who, seconds))
+
+    @asynccontextmanager
+    async def _body(self) -> AsyncIterator[HeldBody[FileOcrBody]]:
+        hold, owner = self.services.bodies.hold, self.caller.org_id
+        if self.file_id is None:
+            async with hold(self.request, OcrBody, owner=owner) as held:
+                yield held
+        else:
+            async with hold(self.request, FileOcrBody, absent={}, owner=owner) as held:
+                yield held
+
+    async def _whole(
+        self, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None
+    ) -> Response:
+        """Return the answer once all of it is there."""
+        async with self._opened(held, who, seconds) as (run, pages):
+            answer = Answer(run)
+            async with aclosing(answer.parts(pages)) as parts:
+                pieces = await joined(parts, self.services.max_answer_bytes)
+        headers = {**_of_card(run), "Content-Length": str(sum(map(len, pieces)))}
+        if warned := answer.warned():
+            # The Mistral SDK drops keys that it does not know; a header reaches its users' hooks.
+            headers["x-recto-warnings"] = ", ".join(warned)
+        return StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
+
+    async def _stream(
+        self, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None, send: Send
+    ) -> None:
+        """Send the answer while it is made.
+
+        Raises:
+            AppError: something went wrong before the first event; later it is an event.
+        """
+        async with Events(send, self.beat) as events:
+            try:
+                await until_gone(self.request, self._send_parts(events, held, who, seconds))
+            except ClientGoneError:
+                raise
+            except Exception as error:
+                if not events.begun:
+                    raise
+                body = superset(known(error), request_id.get())
+                await events.send("error", orjson.dumps(body))
+        # Nobody listens for a hang-up now: the end of an answer looks like one.
+        await events.end()
+
+    async def _send_parts(
+        self,
+        events: Events,
+        held: HeldBody[FileOcrBody],
+        who: Principal,
+        seconds: float | None,
+    ) -> None:
+        totals = b""
+        async with self._opened(held, who, seconds) as (run, pages):
+            await events.begin(_of_card(run))
+            async with aclosing(Answer(run).parts(pages)) as parts:
+                async for part in parts:
+                    if part.event == "done":
+                        totals = part.data
+                    else:
+                        await events.send(part.event, part.data)
+        # Not before the run has ended well: "done" is the last word.
+        await events.send("done", totals)
+
+    @asynccontextmanager
+    async def _opened(
+        self, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None
+    ) -> AsyncIterator[tuple[Run, AsyncGenerator[Page, None]]]:
+        """Give the run and its pages; the body is let go once the document is on disk.
+
+        Nothing here or above may keep the request or its source: it may be sixty megabytes,
+        and its pages may wait for minutes.
+        """
+        pipeline, limits = self.services.pipeline, self.services.limits
+        async with pipeline.open(self._wanted(held.body, who, seconds), who) as run:
+            held.release()
+            limits.take_pages(who, len(run.indices))
+            async with aclosing(pipeline.pages(run)) as pages:
+                yield run, pages
+
+    def _wanted(self, body: FileOcrBody, who: Principal, seconds: float | None) -> OcrRequest:
+        """Return what is to be read, in the waist's words; count a document in the body."""
+        if isinstance(body, OcrBody):
+            source = source_of(body)
+            if isinstance(source, FileSource):
+                require(who, "files:read")
+            elif isinstance(source, InlineSource):
+                self.services.limits.take_document(who, len(source.text))
+        else:
+            source = FileSource(self.file_id or "", "file_id")
+        options = to_options(body)
+        return OcrRequest(source, body.model, options, request_id.get(), seconds)
+
+
+def _of_card(run: Run) -> dict[str, str]:
+    return {"x-recto-card": run.choice.card.id}
 
 
 async def _each(pieces: list[bytes]) -> AsyncIterator[bytes]:
@@ -147,11 +256,32 @@ async def _each(pieces: list[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
+_EVENTS = """\
+Where `stream` is true, or `Accept` names this type. Each event's data is JSON:
+
+- `start`: `id`, `object`, `model`, and `pages`, the indices that will come
+- `page`: one object of the whole answer's `pages`; one event per page, in page order
+- `done`: the whole answer without `pages`
+- `error`: instead of `done`, the body of an error
+
+A comment comes after 15 seconds of silence. A stream may be longer than a whole answer may.
+"""
 _ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The document's pages.", "model": OcrAnswer}
+    200: {
+        "description": "The document's pages.",
+        "model": OcrAnswer,
+        "content": {EVENT_STREAM: {"schema": {"type": "string", "description": _EVENTS}}},
+    }
+}
+_TIMEOUT = {
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "description": "Seconds that the request may take once its body is here; then it is a 504.",
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_SECONDS},
 }
 
 
-def _documented_body(model: type[FileOcrBody], *, required: bool) -> dict[str, Any]:
+def _documented_request(model: type[FileOcrBody], *, required: bool) -> dict[str, Any]:
     content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": required, "content": content}}
+    body = {"required": required, "content": content}
+    return {"requestBody": body, "parameters": [_TIMEOUT]}

@@ -3,14 +3,17 @@
 Every key is always there, null where there is nothing: the Python SDK turns an absent nullable
 field into a value that is not None, and the TypeScript SDK refuses null lists.
 
-Why in pieces: with pictures an answer is as large as its document. A page becomes JSON as soon
-as it is read, so that its pictures are held once, and not as bytes, base64 and JSON.
+Why in parts: with pictures an answer is as large as its document. A page becomes JSON as soon
+as it is read, so that its pictures are held once, and not as bytes, base64 and JSON. A stream
+sends the parts as events, a whole answer is the same parts joined: so they cannot differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal
 
 import orjson
 import pybase64
@@ -32,63 +35,95 @@ from ocr_api.result import (
 )
 
 
-class Answer:
-    """Builds the JSON of one answer, page by page."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of an answer: an event's name, and its JSON object."""
 
-    def __init__(self, options: OcrOptions, max_bytes: int) -> None:
-        self._options = options
-        self._max_bytes = max_bytes
-        self._pages: list[bytes] = []
-        self._size = 0
+    event: Literal["start", "page", "done"]
+    data: bytes
+
+
+class Answer:
+    """Makes one run's answer, part by part."""
+
+    def __init__(self, run: Run) -> None:
+        """Take the run; its pages come later."""
+        self._run = run
         self._images = 0
         self._tables = 0
         self._warnings: set[Warn] = set()
 
-    def add(self, page: Page) -> None:
-        """Take the next page.
+    async def parts(self, pages: AsyncIterable[Page]) -> AsyncGenerator[Part, None]:
+        """Yield the start, each page, and the totals.
 
         Raises:
-            AnswerTooLarge: the pages so far are longer than one answer may be.
+            AppError: what the pages raise.
         """
-        piece = orjson.dumps(_page(page, self._options, self._images, self._tables))
+        run = self._run
+        head: wire.Head = {"id": f"ocr-{run.request.id}", "object": "ocr", "model": run.choice.name}
+        start: wire.Start = {**head, "pages": run.indices}
+        yield Part("start", orjson.dumps(start))
+        async for page in pages:
+            yield Part("page", self._add(page))
+        yield Part("done", orjson.dumps(_totals(run, head)))
+
+    def _add(self, page: Page) -> bytes:
+        piece = orjson.dumps(_page(page, self._run.request.options, self._images, self._tables))
         self._images += len(page.regions)
         self._tables += len(page.tables)
         self._warnings.update(page.warnings)
-        self._size += len(piece)
-        if self._size > self._max_bytes:
-            raise AnswerTooLarge(param="pages")
-        self._pages.append(piece)
+        return piece
 
-    def warned(self, run: Run) -> list[str]:
-        """Return the codes of all warnings, each with its field where it has one, once."""
-        warnings = [*run.warnings, *self._warnings]
+    def warned(self) -> list[str]:
+        """Return the codes of all warnings so far, each with its field where it has one, once."""
+        warnings = [*self._run.warnings, *self._warnings]
         return sorted({f"{one.code}={one.param}" if one.param else one.code for one in warnings})
 
-    def pieces(self, run: Run) -> list[bytes]:
-        """Return the whole answer in pieces, which joined are one JSON object."""
-        usage = _tokens(run.tokens)
-        before = {"id": f"ocr-{run.request.id}", "object": "ocr", "model": run.choice.name}
-        counted: wire.UsageInfo = {
-            "pages_processed": run.read,
-            "doc_size_bytes": run.document.size,
-            "prompt_tokens": usage["prompt_tokens"],
-            "completion_tokens": usage["completion_tokens"],
-            "total_tokens": usage["total_tokens"],
-        }
-        if run.plan.annotates:
-            counted["pages_processed_annotation"] = run.annotated
-        after = {
-            "document_annotation": run.annotation,
-            "usage_info": counted,
-            "usage": usage,
-            "warnings": _warnings(run.warnings),
-        }
-        pages = [piece for page in self._pages for piece in (b",", page)][1:]
-        return [
-            orjson.dumps(before)[:-1] + b',"pages":[',
-            *pages,
-            b"]," + orjson.dumps(after)[1:],
-        ]
+
+async def joined(parts: AsyncIterable[Part], max_bytes: int) -> list[bytes]:
+    """Return the whole answer in pieces, which joined are one JSON object.
+
+    Args:
+        parts: all of them, in order.
+        max_bytes: longest answer, counted over its pages.
+
+    Raises:
+        AnswerTooLarge: the pages so far are longer than one answer may be.
+    """
+    pages: list[bytes] = []
+    size, totals = 0, b"{}"
+    async for part in parts:
+        if part.event == "page":
+            size += len(part.data)
+            if size > max_bytes:
+                raise AnswerTooLarge(param="pages")
+            pages += (b",", part.data)
+        else:
+            totals = part.data  # at last those of "done"
+    return [totals[:-1] + b',"pages":[', *pages[1:], b"]}"]
+
+
+def _totals(run: Run, head: wire.Head) -> wire.Totals:
+    usage = _tokens(run.tokens)
+    counted: wire.UsageInfo = {
+        "pages_processed": run.read,
+        "pages_reused": run.reused,
+        "doc_size_bytes": run.document.size,
+        "prompt_tokens": usage["prompt_tokens"],
+        "completion_tokens": usage["completion_tokens"],
+        "total_tokens": usage["total_tokens"],
+        "reused_tokens": _tokens(run.saved)["total_tokens"],
+        "wasted_tokens": _tokens(run.wasted)["total_tokens"],
+    }
+    if run.plan.annotates:
+        counted["pages_processed_annotation"] = run.annotated
+    return {
+        **head,
+        "document_annotation": run.annotation,
+        "usage_info": counted,
+        "usage": usage,
+        "warnings": _warnings(run.warnings),
+    }
 
 
 def _page(page: Page, options: OcrOptions, first: int, first_table: int) -> wire.Page:
@@ -130,6 +165,7 @@ def _page(page: Page, options: OcrOptions, first: int, first_table: int) -> wire
         "seconds": round(page.seconds, 3),
         "warnings": _warnings(page.warnings),
         "error": page.error,
+        "reused": page.reused,
     }
 
 

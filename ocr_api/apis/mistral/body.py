@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -13,6 +14,14 @@ from ocr_api.selection import PageSelection
 
 MAX_PROMPT = 32_768
 """Most characters of a prompt; more than any model's context has room for."""
+TIMEOUT_HEADER = "X-Request-Timeout"
+MOST_SECONDS = 86_400
+"""The longest deadline that a request may ask for, a day; the server's own may be shorter."""
+EVENT_STREAM = "text/event-stream"
+
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_REFUSED_QUALITY = re.compile(r"q=0(?:\.0*)?")
+"""RFC 9110, 12.5.1: a type with this weight is not acceptable."""
 
 
 class FileOcrBody(BaseModel):
@@ -71,6 +80,13 @@ class FileOcrBody(BaseModel):
     )
     allow_partial: bool | None = Field(
         None, description="Answer with the pages that could be read; the others carry an error."
+    )
+    skip_cache: bool | None = Field(
+        None, description="Read every page anew, also those that were kept, and keep none."
+    )
+    stream: bool | None = Field(
+        None,
+        description="Answer with server-sent events, a page each; default: as Accept says.",
     )
     org_id: Any = Field(
         None,
@@ -144,7 +160,41 @@ def to_options(body: FileOcrBody) -> OcrOptions:
         confidence=body.confidence_scores_granularity,
         skip_special_tokens=body.skip_special_tokens is not False,
         allow_partial=bool(body.allow_partial),
+        skip_cache=bool(body.skip_cache),
     )
+
+
+def timeout_of(values: Sequence[str]) -> float | None:
+    """Return the seconds that the headers `TIMEOUT_HEADER` give the request; None for none.
+
+    Raises:
+        ValidationFailed: not one decimal number above 0, and at most `MOST_SECONDS`.
+    """
+    if not values:
+        return None
+    text = values[0].strip()
+    seconds = float(text) if len(values) == 1 and _SECONDS.fullmatch(text) else 0.0
+    if 0 < seconds <= MOST_SECONDS:
+        return seconds
+    said = f"{TIMEOUT_HEADER} is a number of seconds above 0 and at most {MOST_SECONDS}."
+    where = {"loc": ["header", TIMEOUT_HEADER], "msg": said, "type": "value_error"}
+    raise ValidationFailed(said, param=TIMEOUT_HEADER, items=[where])
+
+
+def wants_events(body: FileOcrBody, accepted: Sequence[str]) -> bool:
+    """Tell whether the answer is to be a stream of events.
+
+    Args:
+        body: its ``stream`` decides, where it is there.
+        accepted: the values of the header ``Accept``; else the event stream must be named there.
+    """
+    if body.stream is not None:
+        return body.stream
+    for offer in ",".join(accepted).split(","):
+        kind, *options = (part.strip().lower() for part in offer.split(";"))
+        if kind == EVENT_STREAM:
+            return not any(map(_REFUSED_QUALITY.fullmatch, options))
+    return False
 
 
 _VARIANTS = {
@@ -184,6 +234,6 @@ def source_of(body: OcrBody) -> Source:
         raise MissingDocument(param=param)
     if key == "file_id":
         return FileSource(value, param)
-    if key in {"document_url", "image_url"}:
+    if key in {"document_url", "image_url"} and value.lstrip()[:5].lower() != "data:":
         return UrlSource(value, param)
     return InlineSource(value, param)

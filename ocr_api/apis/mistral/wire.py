@@ -41,7 +41,13 @@ class UsageInfo(Tokens):
     """What the request used."""
 
     pages_processed: int
+    pages_reused: int
+    """Of those, pages that were kept from an earlier request, or read once for several."""
     doc_size_bytes: int
+    reused_tokens: int
+    """Tokens of the reused pages, which this request did not use: not in the counts above."""
+    wasted_tokens: int
+    """Tokens that were used for nothing: of tries that failed, and pages of no use. Nor these."""
     pages_processed_annotation: NotRequired[int]
     """Pages that an annotation was made of, where one was asked for."""
 
@@ -123,16 +129,34 @@ class Page(TypedDict):
     seconds: float
     warnings: list[Warning]
     error: str | None
+    reused: bool
+    """The page was not read for this request: it was kept from an earlier one."""
 
 
-class OcrAnswer(TypedDict):
-    """A document that was read."""
+class Head(TypedDict):
+    """What is known of an answer before its first page."""
 
     id: str
     object: str
     model: str
-    pages: list[Page]
+
+
+class Start(Head):
+    """The first event of a stream; ``pages`` are the indices that will come."""
+
+    pages: list[int]
+
+
+class Totals(Head):
+    """The last event of a stream: an answer without its pages."""
+
     document_annotation: str | None
     usage_info: UsageInfo
     usage: Tokens
     warnings: list[Warning]
+
+
+class OcrAnswer(Totals):
+    """A document that was read."""
+
+    pages: list[Page]
