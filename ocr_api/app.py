@@ -151,8 +151,9 @@ def create(settings: Settings | None = None) -> ASGIApp:
     """
     settings = settings or Settings()
     files = FilesService(settings)
+    usage = UsageBook(files.database)
     ledger = Ledger(files.database, settings.ledger_hours * HOUR)
-    workshop = Workshop(settings, files.files, UsageBook(files.database).record, ledger)
+    workshop = Workshop(settings, files.files, usage.record, ledger)
     files.files.on_delete += [workshop.pipeline.file_gone, ledger.forget_file]
     files.sweeps["ledger_pages"] = ledger.sweep
 
@@ -162,6 +163,8 @@ def create(settings: Settings | None = None) -> ASGIApp:
             stack.push_async_callback(files.close)
             await files.open(migrations.prepare)
             files.attach(app)
+            stack.push_async_callback(usage.close)
+            await usage.start()
             await stack.enter_async_context(workshop)
             yield
 

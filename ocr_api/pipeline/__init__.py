@@ -7,7 +7,6 @@ document; whoever stops taking pages stops the work.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -18,13 +17,12 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from files_api.accounts import Principal
 from files_api.kit import errors, named
-from files_api.kit.observe import log
 from files_api.kit.tasks import finished
 from model_registry.registry import Choice, Registry, UnknownModelError, UnservedModelError
 from ocr_api import meters
@@ -169,19 +167,10 @@ class Pipeline:
         return run
 
     async def _close(self, run: Run, outcome: Outcome) -> None:
-        """Keep what was read and write the usage row.
-
-        An answer that is ready is not thrown away for want of the row.
-        """
-        principal, entry = run.principal, run.entry(outcome)
-        try:
-            if outcome == "failed":
-                # Its client comes back for what is missing, perhaps to another process.
-                await self._readings.flush()
-            await self._record(principal, entry)
-        except errors.AppError as error:
-            facts = {**asdict(entry), "org": principal.org_id, "code": error.code}
-            log(__name__, "usage_lost", level=logging.ERROR, **facts)
+        if outcome == "failed":
+            # Its client comes back for what is missing, perhaps to another process.
+            await self._readings.flush()
+        await self._record(run.principal, run.entry(outcome))
 
     def choose(self, name: str | None, principal: Principal, *, pictures: bool = False) -> Choice:
         """Return who answers to a public name; where pictures are wanted, who says where they are.

@@ -158,6 +158,7 @@ class Run:
                 f"{self.failed} pages could not be read ({pages}{more}, counted from 0); the "
                 f"first: {first.message}"
             )
+            first.args = (first.message,)
         return first
 
     def result(self, pages: Iterable[Page]) -> Result:

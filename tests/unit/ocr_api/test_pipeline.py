@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from files_api.accounts import Principal
-from files_api.kit.errors import EngineUnavailable, PageFailed, StorageFull
+from files_api.kit.errors import EngineUnavailable, PageFailed
 from model_registry.card import Card
 from model_registry.registry import Registry
 from model_registry.routing import Routes
@@ -210,25 +210,6 @@ async def test_in_order_leaves_nothing_running_after_a_break() -> None:
     assert [await anext(stream), await anext(stream)] == [0, 1]
     await stream.aclose()
     assert running == set()
-
-
-async def test_an_answer_survives_a_usage_row_that_cannot_be_written(
-    make: Make,
-    request_of: Callable[..., OcrRequest],
-    entries: list[Entry],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    pipeline = make(failing.Refusing(set(), PageFailed))
-    pipeline._record = _no_room
-    result = await pipeline.run(request_of(2), ME)
-    assert [page.markdown for page in result.pages] == ["page 0", "page 1"]
-    (line,) = [record for record in caplog.records if record.message == "usage_lost"]
-    facts = vars(line)["facts"]
-    assert (facts["pages"], facts["org"], facts["code"]) == (2, "org", "storage_full")
-
-
-async def _no_room(principal: Principal, entry: Entry) -> None:
-    raise StorageFull
 
 
 class _Nothing(Engine):
