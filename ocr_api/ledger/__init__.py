@@ -19,6 +19,7 @@ from files_api.kit.db import Database
 from files_api.kit.errors import AppError
 from ocr_api.ledger import codec, rows
 from ocr_api.ledger.flights import Flights, Landing
+from ocr_api.ledger.lookups import Lookups
 from ocr_api.ledger.outage import Outage
 from ocr_api.ledger.queue import Queue
 from ocr_api.ledger.records import Kept, Place, key_of
@@ -49,6 +50,7 @@ class Ledger:
         self._seconds = seconds
         self._clock = clock
         self._outage = Outage()
+        self._lookups = Lookups(self._ask)
         self._queue = Queue(database, self._outage)
         self._forgotten: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
@@ -78,8 +80,7 @@ class Ledger:
         near = {key for key in keys if self._queue.find(org_id, key, now)}
         far = [key for key in keys if key not in near]
         if far:
-            ask = rows.known(self._database, org_id, far, now)
-            near |= await self._answered(ask) or set()
+            near |= await self._lookups.known(org_id, far)
         return frozenset(near)
 
     async def get(self, org_id: str, keys: Sequence[str]) -> dict[str, Kept]:
@@ -100,6 +101,10 @@ class Ledger:
                 break
             found |= await _decoded(fetched)
         return found
+
+    async def _ask(self, org_id: str, keys: Sequence[str]) -> set[str]:
+        ask = rows.known(self._database, org_id, keys, int(self._clock()))
+        return await self._answered(ask) or set()
 
     def keep(self, place: Place, kept: Kept) -> None:
         """Keep a page: from now on it is found, and soon it is on disk.
