@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from files_api.kit.errors import AnnotationUnsupported
+from files_api.kit.errors import AnnotationUnsupported, PageFailed
 from model_registry.card import Card, Sampling
 from ocr_api.pages import DrawnPage
 from ocr_api.processes import Pool
@@ -83,6 +83,10 @@ class Load:
     """Requests that it answers."""
     waiting: int
     """Requests that it took and does not answer yet."""
+
+
+class PageRefused(PageFailed):
+    """The engine refused the page; it would refuse it again."""
 
 
 class Engine(ABC):

@@ -58,10 +58,12 @@ async def in_turn(
     feeder = asyncio.create_task(feed())
     try:
         while (task := await tasks.get()) is not None:
-            done = await task
+            # Not awaited itself: who leaves would cancel it first and alone, and its place at the
+            # engine would go to the next page for a moment.
+            await asyncio.wait({task})
             alive.discard(task)
             room.release()
-            yield done
+            yield task.result()
     finally:
         feeder.cancel()
         for left in alive:

@@ -150,7 +150,10 @@ class Run:
 
     def failure(self) -> AppError:
         """Return why the whole request failed: the first of its pages that did."""
-        first = self.failures[min(self.failures)]
+        index = min(self.failures)
+        first = self.failures[index]
+        if self.failed == 1 and len(self.indices) > 1 and not first.message.startswith("Page "):
+            first.message = f"Page {index} (counted from 0) could not be read: {first.message}"
         if self.failed > 1:
             pages = ", ".join(map(str, sorted(self.failures)[:_NAMED]))
             more = ", ..." if self.failed > _NAMED else ""

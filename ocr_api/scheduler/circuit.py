@@ -12,6 +12,8 @@ FAILURES = 3
 """In a row, before the server is suspected."""
 PROBES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before each look at a server that failed; the last for ever."""
+_CONFIRMED = 3
+"""Looks after which a server is really away (3 s): until then its pages may still come through."""
 _LONGEST_DOUBT = 30.0
 
 State = Literal["closed", "suspect", "open"]
@@ -36,6 +38,11 @@ class Circuit:
     def is_doubted(self) -> bool:
         """Tell whether it failed again and again though it says it is well."""
         return self._doubt > 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether nobody should wait for it any more."""
+        return self.state == "open" and self.looks >= _CONFIRMED
 
     def is_shunned(self, now: float) -> bool:
         """Tell whether others are better asked now."""

@@ -178,6 +178,13 @@ class Places:
             if want.is_hopeless() and not want.granted.done():
                 want.granted.set_exception(away(self.card, want.replicas, self._clock()))
 
+    def until_look(self, replicas: Sequence[Replica]) -> float:
+        """Return the seconds until one of the servers is looked at; 0 where one can be asked."""
+        if any(one.circuit.state != "open" for one in replicas):
+            return 0.0
+        now = self._clock()
+        return max(0.0, min((one.circuit.next_look - now for one in replicas), default=0.0))
+
     def leave(self, member: Member[Want]) -> None:
         """Take a document out; whatever of it still waits is cancelled."""
         for want in self.line.leave(member):

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from files_api.kit.errors import AppError, EngineBusy, EngineUnavailable, PageFailed
 from ocr_api import meters
+from ocr_api.engines import PageRefused
 from ocr_api.result import Reading
 from ocr_api.scheduler.order import Member
 from ocr_api.scheduler.replica import Place, Places, Replica, Want
@@ -71,7 +72,7 @@ class Asking:
             try:
                 place = await self._places.take(self._member, left)
             except EngineUnavailable as nobody:  # is left in this round
-                if not await self._pause():
+                if not await self._pause(replicas):
                     raise (last or nobody) from None
                 tried.clear()
                 continue
@@ -96,12 +97,17 @@ class Asking:
         self._places.give_back(place, None)
         return reading
 
-    async def _pause(self) -> bool:
-        """Wait before the next round; False where there is none."""
+    async def _pause(self, replicas: tuple[Replica, ...]) -> bool:
+        """Wait before the next round; False where there is none.
+
+        Servers that are all away are not asked before they were looked at again: a pause that
+        ends earlier would be a round lost.
+        """
         pause = next(self._pauses, None)
-        if pause is None:
+        if pause is None or all(one.circuit.is_gone for one in replicas):
             return False
-        await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - jitter is no secret
+        look = self._places.until_look(replicas)
+        await asyncio.sleep(look + random.uniform(0, pause))  # noqa: S311 - jitter is no secret
         return True
 
     def _may_repeat(self, replica: Replica, error: AppError) -> bool:
@@ -110,7 +116,7 @@ class Asking:
         A refusal costs nobody anything, and a page that moves away from a server that has died
         is moved, not repeated: neither uses up the document's repeats.
         """
-        if replica.url is None:
+        if replica.url is None or isinstance(error, PageRefused):
             return False
         if isinstance(error, PageFailed):
             self._failures += 1

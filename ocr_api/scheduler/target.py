@@ -14,9 +14,6 @@ from ocr_api.scheduler.order import Line, Member
 from ocr_api.scheduler.pace import Pace
 from ocr_api.scheduler.replica import Clock, Replica, away
 
-_CONFIRMED = 2
-"""Looks after which a server is really away: until then its pages may still come through."""
-
 Grant = asyncio.Future[None]
 
 
@@ -107,6 +104,4 @@ class Target:
         self.fill()
 
     def _is_away(self) -> bool:
-        return all(
-            one.circuit.state == "open" and one.circuit.looks >= _CONFIRMED for one in self.replicas
-        )
+        return all(one.circuit.is_gone for one in self.replicas)

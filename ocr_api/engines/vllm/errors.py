@@ -19,7 +19,7 @@ from files_api.kit.errors import (
     PageFailed,
     SchemaRefused,
 )
-from ocr_api.engines import Task
+from ocr_api.engines import PageRefused, Task
 
 NOWHERE = "No server is named that runs {card}."
 
@@ -90,7 +90,8 @@ def refusal(task: Task, status: int, said: bytes, retry_after: str | None = None
         return ContextTooLong()
     if task.schema is not None and any(word in words for word in _SCHEMA):
         return SchemaRefused()
-    return PageFailed(does(task.card.id, status))
+    failure = PageRefused if status in (400, 422) else PageFailed
+    return failure(does(task.card.id, status))
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -177,7 +177,7 @@ async def test_a_server_that_is_away_is_looked_at_until_it_is_well() -> None:
 
 
 async def test_those_who_wait_fail_when_no_server_is_left() -> None:
-    world = World(bounds=Bounds(ahead=0), probes=(0.0, 0.0, 30.0))
+    world = World(bounds=Bounds(ahead=0), probes=(0.0, 0.0, 0.0, 30.0))
     ticket = world.admit(pages=20)
     world.engine.ill = {ONE}
     turns = [await ticket.turn() for _ in range(4)]
