@@ -21,7 +21,7 @@ from ocr_api.ledger import codec, rows
 from ocr_api.ledger.outage import Outage
 from ocr_api.ledger.records import Kept, Place
 
-SECONDS: Final = 0.2
+SECONDS: Final = 0.05
 BATCH: Final = 64
 MOST: Final = 2000
 """Pages that wait; there are as many only while the database does not answer."""

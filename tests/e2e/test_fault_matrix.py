@@ -368,7 +368,8 @@ def until_taken(service: Service, document: bytes) -> tuple[httpx.Response, str]
 def test_we_are_killed_half_way(engine: Standin, tmp_path: Path) -> None:
     """R6: a process that is killed at page 37 has kept them, but for those of its last moments."""
     document = pdf("we are killed", PAGES)
-    engine.fault(f"do=hang,after={KILLED_AT}")
+    # A quarter of a second for each, so that the last moments are a few pages.
+    engine.fault(f"do=hang,after={KILLED_AT}", "do=slow,delay=0.25")
     with serving(tmp_path, [engine.base]) as service, ThreadPoolExecutor() as pool:
         waiting = pool.submit(ask, service, document)
         engine.until(lambda now: now["completed"] == KILLED_AT)
@@ -382,7 +383,7 @@ def test_we_are_killed_half_way(engine: Standin, tmp_path: Path) -> None:
         again = row_of(service, repeated, name, engine.settled()["requests"] - calls)
         assert calls == KILLED_AT + IN_FLIGHT
         assert again.reused is not None
-        # Pages are written together, five times a second.
+        # Pages are written together, every 50 ms.
         assert KILLED_AT - 3 * IN_FLIGHT <= again.reused <= KILLED_AT
         show("we are killed at page 37", None, again, calls + again.calls, calls - again.reused)
         check_repeat(repeated, again, again.reused)
