@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import count
 from pathlib import Path
 
 import pypdfium2
@@ -11,13 +12,20 @@ from tests import samples
 
 SCAN = Path(__file__).resolve().parents[2] / "docs" / "demo" / "scan.pdf"
 _WORDS = "the quick brown fox jumps over a lazy dog while seven wizards box with jolly quacks"
+_COPIES = count()
 
 
-def text(pages: int) -> bytes:
-    """Return a PDF of dense text pages: 45 lines of 80 characters each."""
-    return samples.text_pdf(
-        ["\n".join(f"{page}.{row} {_WORDS}"[:80] for row in range(45)) for page in range(pages)]
-    )
+def text(pages: int, first: int = 0) -> bytes:
+    """Return a PDF of dense text pages: 45 lines of 80 characters each, no two pages alike."""
+    return samples.text_pdf([_text(page) for page in range(first, first + pages)])
+
+
+def fresh(document: bytes) -> bytes:
+    """Return the PDF or JPEG with some bytes after its end, so that it was never read before.
+
+    A document that is read again is answered from the ledger, which would measure nothing.
+    """
+    return document + b"\n%% copy %d\n" % next(_COPIES)
 
 
 def scans(pages: int) -> bytes:
@@ -37,6 +45,17 @@ def scans(pages: int) -> bytes:
             samples.jpeg_object(jpeg, size),
         ]
     return samples.pdf(objects)
+
+
+def picture() -> bytes:
+    """Return a text page as a JPEG of 1089 x 1540 pixels and 300 kB."""
+    with pypdfium2.PdfDocument(samples.text_pdf([_text(0, 32)])) as document:
+        image = document[0].render(scale=1540 / 842, rev_byteorder=True).to_pil()
+    return samples.saved(image, "JPEG", quality=85)
+
+
+def _text(page: int, lines: int = 45) -> str:
+    return "\n".join(f"{page}.{row} {_WORDS}"[:80] for row in range(lines))
 
 
 def _pictures() -> list[tuple[bytes, tuple[int, int]]]:

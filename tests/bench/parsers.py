@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from files_api.kit import named
 from ocr_api.app import PARSERS
@@ -60,7 +61,7 @@ def measure() -> list[Row]:
     for name, text in PAGES.items():
         parser = named.leaf(PARSERS, name, Parser)()  # type: ignore[type-abstract]
         assert parser.parse(Reading(text=text), ()).markdown.startswith("# Report")
-        rows.append(_row(f"parser {name}", lambda p=parser, t=text: p.parse(Reading(text=t), ())))
+        rows.append(_row(f"parser {name}", partial(parser.parse, Reading(text=text), ())))
     tokens = tuple(Token(_MARKDOWN[at : at + 4], 0.9) for at in range(0, len(_MARKDOWN), 4))
     assert len(words(_MARKDOWN, tokens)) > 400
     return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -22,3 +24,8 @@ def show(rows: list[Row]) -> None:
     print("|---|---|---|---|---|")
     for row in rows:
         print(f"| {row.figure} | {row.ours} | {row.bare} | {row.ratio} | {row.aim} |")
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return the value that so many of a hundred are not above; of two values and more."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
