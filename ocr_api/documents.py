@@ -95,6 +95,8 @@ class _Found:
     name: str
     file_id: str | None = None
     sha256: str | None = None
+    head: bytes = b""
+    """Its first bytes, where they are known."""
 
 
 class OpensFiles(Protocol):
@@ -194,8 +196,7 @@ class Documents:
 
     async def _decode(self, text: str, stack: AsyncExitStack) -> _Found:
         with self._temporary(stack) as (path, file):
-            size = await asyncio.to_thread(_decode_into, text, file, self._max_bytes)
-        return _Found(path, size, "document")
+            return await asyncio.to_thread(_decode_to, path, text, file, self._max_bytes)
 
     @contextmanager
     def _temporary(self, stack: AsyncExitStack) -> Iterator[tuple[Path, BinaryIO]]:
@@ -219,7 +220,7 @@ class Documents:
         if size == 0:
             raise DocumentEmpty("The document is empty: it has 0 bytes.")
         _check_size(size, self._max_bytes)
-        head = await asyncio.to_thread(_head, path)
+        head = found.head or await asyncio.to_thread(_head, path)
         media_type = sniff.media_type(head)
         if media_type is None:
             looks = _LOOKS.get(sniff.guess(head), "something else")
@@ -314,6 +315,13 @@ def _decode_into(text: str, file: BinaryIO, limit: int) -> int:
         raise InvalidBase64("The inline document is not valid base64: it is cut off.")
     _check_size(total + len(carry) * 3 // 4, limit)
     return total + file.write(_decode_piece(carry + b"=" * (-len(carry) % 4)))
+
+
+def _decode_to(path: Path, text: str, file: BinaryIO, limit: int) -> _Found:
+    """Write a document that came inside a request, and look at it: one visit to a thread."""
+    size = _decode_into(text, file, limit)
+    file.flush()
+    return _Found(path, size, "document", sha256=_digest(path), head=_head(path))
 
 
 def _body(text: str) -> str:

@@ -81,6 +81,12 @@ class OcrOptions:
     """Read every page anew, and keep none."""
 
     @property
+    def annotates(self) -> bool:
+        """Tell whether an annotation is wanted, of the document or of its pictures."""
+        schemas = (self.annotation_format, self.region_annotation_format)
+        return bool(self.annotation_prompt) or any(one is not None for one in schemas)
+
+    @property
     def wants_pictures(self) -> bool:
         """Tell whether the answer is about pictures: their bytes, or what they show.
 

@@ -1,6 +1,6 @@
 """Pages on their way to the database: taken at once, written many in a unit.
 
-A page waits for `SECONDS`, or until there are `BATCH`. Nobody waits for the database: what cannot
+A page waits for `SECONDS`, or until there are `ENOUGH`. Nobody waits for the database: what cannot
 be written is tried once more and then lost, which costs a page that is read again, and no more.
 """
 
@@ -21,8 +21,10 @@ from ocr_api.ledger import codec, rows
 from ocr_api.ledger.outage import Outage
 from ocr_api.ledger.records import Kept, Place
 
-SECONDS: Final = 0.05
+SECONDS: Final = 0.2
+ENOUGH: Final = 16
 BATCH: Final = 64
+"""Most pages of one unit."""
 MOST: Final = 2000
 """Pages that wait; there are as many only while the database does not answer."""
 MOST_BYTES: Final = 64 * 1024 * 1024
@@ -149,7 +151,7 @@ class Queue:
         return one
 
     def _signal(self) -> None:
-        for event, enough in ((self._any, 1), (self._many, BATCH)):
+        for event, enough in ((self._any, 1), (self._many, ENOUGH)):
             if len(self._waiting) >= enough:
                 event.set()
             else:

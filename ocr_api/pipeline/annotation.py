@@ -63,6 +63,8 @@ class Annotations:
                 because an answer without it would be useless.
             ValidationFailed, SchemaRefused: a schema is none.
         """
+        if not options.annotates:
+            return self._plan(options, choice, key)
         # In a thread: a large schema takes some tenths of a second.
         return await asyncio.to_thread(self._plan, options, choice, key)
 

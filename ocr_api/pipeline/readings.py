@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -32,6 +32,8 @@ class Readings:
         """Take the ledger; without one every page is read anew."""
         self._ledger = ledger if ledger is not None and ledger.on else None
         self._tries = tries
+        self._cards: dict[str, str] = {}
+        """What of a card decides what is read, by its id."""
         self._readers: Counter[tuple[str, str]] = Counter()
 
     async def keys(
@@ -47,7 +49,7 @@ class Readings:
         if self._ledger is None or options.skip_cache:
             return Keys()
         org, name = principal.org_id, await digest(document)
-        facts = _facts(card, ask, options)
+        facts = {"reading": self._fingerprint(card, ask, options)}
         by_page = {index: key_of(org, name, index, facts) for index in indices}
         known = await self._ledger.known(org, [*by_page.values()])
         return Keys(on=True, by_page=by_page, document=name, known=known)
@@ -83,6 +85,18 @@ class Readings:
                 landing.land(kept)
                 ledger.keep(_place(run, index, key), kept)
         return read, False
+
+    def _fingerprint(self, card: Card, ask: Ask, options: OcrOptions) -> str:
+        """Return a hash of what an answer depends on, beside the page."""
+        if card.id not in self._cards:
+            self._cards[card.id] = card.model_dump_json(exclude=_OF_THE_CARD)
+        facts = {
+            "prompt": ask.prompt,
+            "native": ask.native,
+            "schema": ask.schema,
+            "probabilities": options.confidence in card.capabilities.confidence,
+        }
+        return key_of("", self._cards[card.id], 0, facts)
 
     async def flush(self) -> None:
         """Make sure that what was read is kept."""
@@ -137,17 +151,6 @@ class Readings:
             jpeg = await self._tries.turn(drawn, reading.turned)
         parsed = self._tries.parse(run, drawn, reading)
         return Read(drawn, reading, parsed, jpeg, kept.tried, saved=kept.reading.usage)
-
-
-def _facts(card: Card, ask: Ask, options: OcrOptions) -> Mapping[str, object]:
-    """Return what an answer depends on, beside the page."""
-    return {
-        "card": card.model_dump(mode="json", exclude=_OF_THE_CARD),
-        "prompt": ask.prompt,
-        "native": ask.native,
-        "schema": ask.schema,
-        "probabilities": options.confidence in card.capabilities.confidence,
-    }
 
 
 def _kept(read: Read) -> Kept:

@@ -321,7 +321,8 @@ async def test_a_child_is_replaced_after_its_tasks() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has in use")
 async def test_a_child_that_grew_is_replaced_after_its_task() -> None:
-    pool = Pool("pool_handlers:handle", 1, Limits(1 << 30, 20, resident_bytes=200 << 20))
+    limits = Limits(1 << 30, 20, resident_bytes=200 << 20, resident_every=1)
+    pool = Pool("pool_handlers:handle", 1, limits)
     grown = [await pool.call({"do": "grow", "bytes": size << 20}) for size in (50, 50, 150, 1)]
     pids = [answer["pid"] for answer, _ in grown]
     await pool.close()
