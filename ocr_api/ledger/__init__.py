@@ -18,13 +18,13 @@ from files_api.accounts import Principal
 from files_api.kit.db import Database
 from files_api.kit.errors import AppError
 from ocr_api.ledger import codec, rows
-from ocr_api.ledger.flights import Flights, Landing
+from ocr_api.ledger.flights import Flights, Landing, LeaderFailedError
 from ocr_api.ledger.lookups import Lookups
 from ocr_api.ledger.outage import Outage
 from ocr_api.ledger.queue import Queue
 from ocr_api.ledger.records import Kept, Place, key_of
 
-__all__ = ["Flights", "Kept", "Landing", "Ledger", "Place", "key_of"]
+__all__ = ["Flights", "Kept", "Landing", "LeaderFailedError", "Ledger", "Place", "key_of"]
 
 FORGOTTEN_SECONDS: Final = 60
 """How long pages of a file are refused after it was forgotten: until its row is surely gone."""

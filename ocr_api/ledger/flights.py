@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from ocr_api.ledger.records import Kept
 
 
+class LeaderFailedError(Exception):
+    """Who read the page could not."""
+
+
 class Landing:
     """What a leader holds."""
 
@@ -19,6 +23,12 @@ class Landing:
         """Give the page to the followers, at once; the first call counts."""
         if not self._found.done():
             self._found.set_result(kept)
+
+    def fail(self) -> None:
+        """Tell the followers that the page cannot be read: each may try by itself."""
+        if not self._found.done():
+            self._found.set_exception(LeaderFailedError())
+            self._found.exception()  # seen, where nobody follows
 
 
 class Flights:
@@ -35,7 +45,10 @@ class Flights:
         """Wait for a page that somebody else reads.
 
         Returns:
-            The page; None when it failed, when its leader was cancelled, or when nobody reads it.
+            The page; None when its leader left, or when nobody reads it.
+
+        Raises:
+            LeaderFailedError: it could not be read.
         """
         found = self._flying.get(key)
         # Shielded: a follower that is cancelled takes nothing from the others.

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from ocr_api.listening.ending import Ending, Outlived
 from ocr_api.listening.files import raise_file_limit
+from ocr_api.listening.oldest import UntilClose
 from ocr_api.listening.transport import Exit, Flow, acknowledged
 
 HEADER_SECONDS = 10.0
@@ -275,6 +276,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answering = cycle
         if not self.pipeline:
             self._ahead = 0
+        if cycle.scope["http_version"] == "1.0":
+            app = UntilClose(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     # --- the end ----------------------------------------------------------------------------------

@@ -120,10 +120,11 @@ class Pages:
         if self._warming is not None:
             await asyncio.wait({self._warming})
 
-    async def count(self, path: Path, media_type: str) -> int:
+    async def count(self, path: Path, media_type: str, *, owner: str = "") -> int:
         """Return the number of pages: of a PDF its pages, of an image its frames (at most 10,000).
 
-        Every reading of a document begins with it: what its pages did before is forgotten.
+        Every reading of a document begins with it: what its pages did before is forgotten. It
+        waits for none of the pages of the same ``owner`` that wait to be drawn.
 
         Raises:
             DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
@@ -132,18 +133,23 @@ class Pages:
         """
         self._troubles.forget(str(path))
         header = {"do": "count", "path": str(path), "type": media_type}
-        answer, _ = await self._run(header, document=str(path))
+        answer, _ = await self._run(header, owner=owner, document=str(path))
         count = answer.get("count")
         if not isinstance(count, int) or count < 1:
             raise DocumentEmpty
         return count
 
-    async def draw(self, path: Path, media_type: str, index: int, render: Render) -> DrawnPage:
+    async def draw(
+        self, path: Path, media_type: str, index: int, render: Render, *, owner: str = ""
+    ) -> DrawnPage:
         """Return page ``index`` (from 0) as a JPEG.
 
         Its longest edge is ``render.edge``, or less where ``render.dpi`` gives a page of a PDF
         less, or where the page is an image, or a scan, that has fewer pixels. A document whose
         pages killed three processes is given up: its other pages are too complex, untried.
+
+        Processes are shared equally between the ``owner`` of the page and others who have pages
+        to be drawn, however many.
 
         Raises:
             DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
@@ -167,14 +173,20 @@ class Pages:
         try:
             async with self._troubles.turn(document) as seconds:
                 answer, jpeg = await self._run(
-                    header, document=document, page=index, within=seconds
+                    header, owner=owner, document=document, page=index, within=seconds
                 )
         except GivenUp:
             raise DocumentTooComplex(_message(index, _GIVEN_UP)) from None
         return _drawn(index, answer, jpeg)
 
     async def crop(
-        self, jpeg: bytes, boxes: Sequence[Box], quality: int = 85, turned: int = 0
+        self,
+        jpeg: bytes,
+        boxes: Sequence[Box],
+        quality: int = 85,
+        turned: int = 0,
+        *,
+        owner: str = "",
     ) -> list[bytes]:
         """Return a JPEG of each box of a drawn page, in the page's own pixels, at least 1 x 1.
 
@@ -189,7 +201,7 @@ class Pages:
             return []
         corners = [[box.left, box.top, box.right, box.bottom] for box in boxes]
         header = {"do": "crop", "boxes": corners, "quality": quality, "turned": turned}
-        answer, data = await self._run(header, jpeg)
+        answer, data = await self._run(header, jpeg, owner=owner)
         crops, start = [], 0
         for size in answer.get("sizes", ()):
             crops.append(data[start : start + int(size)])
@@ -207,12 +219,20 @@ class Pages:
         header: Mapping[str, Any],
         payload: bytes = b"",
         *,
+        owner: str,
         document: str | None = None,
         page: int | None = None,
         within: float | None = None,
     ) -> tuple[dict[str, Any], bytes]:
         try:
-            return await self._pool.call(header, payload, affinity=document, seconds=within)
+            return await self._pool.call(
+                header,
+                payload,
+                owner=owner,
+                affinity=document,
+                quick=header["do"] == "count",
+                seconds=within,
+            )
         except PoolUnavailable as error:
             raise Unavailable("No process that draws pages can be started.") from error
         except ChildKilled as error:

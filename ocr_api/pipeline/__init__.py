@@ -16,7 +16,14 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -90,16 +97,19 @@ class Pipeline:
         Raises:
             AppError: the request, the document, or a page of it is at fault.
         """
-        async with self.open(request, principal) as run, aclosing(self.pages(run)) as stream:
-            return run.result([page async for page in stream])
+        with self.enter(principal, request.lane):
+            async with self.open(request, principal) as run, aclosing(self.pages(run)) as stream:
+                return run.result([page async for page in stream])
 
-    def check_room(self, principal: Principal) -> None:
-        """Look whether there is room for one more request, before its body is read.
+    def enter(
+        self, principal: Principal, lane: Lane = "interactive"
+    ) -> AbstractContextManager[None]:
+        """Count one open request while the block runs; a door begins it before the body comes.
 
         Raises:
-            RateLimited, Overloaded: there is none.
+            RateLimited, Overloaded: there is no room for one more.
         """
-        self._scheduler.check_room(_share(principal, "interactive"))
+        return self._scheduler.enter(_share(principal, lane))
 
     async def file_gone(self, _principal: Principal, file_id: str) -> None:
         """End the requests that read a file: it is about to be deleted."""
@@ -109,15 +119,15 @@ class Pipeline:
     async def open(self, request: OcrRequest, principal: Principal) -> AsyncIterator[Run]:
         """Resolve a request into a run; on leaving, write what it used.
 
+        The request itself is counted by who opens it, with `enter`.
+
         Raises:
-            AppError: the model, the options or the document is at fault, or there is no room;
-                nothing was read.
+            AppError: the model, the options or the document is at fault, or there is no room for
+                its pages; nothing was read.
         """
-        share, param = _share(principal, request.lane), request.source.param
-        most = self._limits.seconds
+        param, most = request.source.param, self._limits.seconds
         stop = Stop(min(request.timeout or most, most))
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._scheduler.enter(share))
             stack.enter_context(_naming(param))
             async with stop.limit():
                 run = await self._resolve(request, principal, stop, stack)
@@ -143,7 +153,7 @@ class Pipeline:
         warnings = (*check_support(options, choice.card, choice.missing), *ask.warnings)
         document = await stack.enter_async_context(self._documents.open(request.source, principal))
         stack.enter_context(self._stops.reading(document.file_id, stop))
-        indices = await self._choose_pages(document, options)
+        indices = await self._choose_pages(document, options, principal.org_id)
         keys = await self._readings.keys(principal, document, choice.card, ask, options, indices)
         share, missing = _share(principal, request.lane), len(indices) - len(keys.known)
         ticket = stack.enter_context(
@@ -224,6 +234,7 @@ class Pipeline:
         # Only now it is known which pictures are left.
         asked = await self._annotations.pictures(run, kept)
         run.tokens += asked.usage - kept.usage
+        run.wasted += asked.wasted - kept.wasted
         return without_crops(asked, run.request.options)
 
     def _window(self, run: Run) -> int:
@@ -233,11 +244,12 @@ class Pipeline:
         """
         card, servers = run.choice.card, max(1, len(run.choice.urls))
         places = self._engines[card.engine].places or card.pages_in_flight * servers
-        factor = 1 if run.request.options.want_images else _WINDOW_FACTOR
+        pictures = run.request.options.want_images or run.plan.regions is not None
+        factor = 1 if pictures else _WINDOW_FACTOR
         return factor * places + _WINDOW_BASE
 
-    async def _choose_pages(self, document: Document, options: OcrOptions) -> list[int]:
-        count = await self._pages.count(document.path, document.media_type)
+    async def _choose_pages(self, document: Document, options: OcrOptions, owner: str) -> list[int]:
+        count = await self._pages.count(document.path, document.media_type, owner=owner)
         if options.pages is not None:
             chosen = options.pages.choose(count)
         elif count > self._limits.pages:
@@ -272,18 +284,28 @@ class Pipeline:
 
     async def _read_page(self, run: Run, index: int, started: Started) -> Page:
         """Draw, read, parse, annotate: the life of one page."""
+        with ExitStack() as held:
+            read, reused = await self._readings.get(run, index, started, held)
+            spent = Page(index, 0, 0, 0, usage=read.reading.usage, wasted=read.wasted)
+            page = replace(spent, saved=read.saved, reused=reused)
+            try:
+                page = await self._assembled(run, read, reused=reused)
+                if page.error is None:
+                    page = await self._annotations.page(run, read, page)
+                if page.error is None and run.request.options.image_limit is None:
+                    page = await self._annotations.pictures(run, page)
+                    page = without_crops(page, run.request.options)
+            except BaseException:
+                run.lost(page)
+                raise
+            return page
+
+    async def _assembled(self, run: Run, read: Read, *, reused: bool) -> Page:
         options = run.request.options
-        read, reused = await self._readings.get(run, index, started)
         # A page that was not read has no size in the answer, so that boxes would mean nothing.
         parsed, boxes = with_kept_regions(read, options, wanted=read.bad is None)
         regions = await self._regions(run, read, parsed, boxes)
-        page = replace(assemble(read, parsed, regions, options), reused=reused)
-        if page.error is None:
-            page = await self._annotations.page(run, read, page)
-            if options.image_limit is None:
-                page = await self._annotations.pictures(run, page)
-                page = without_crops(page, options)
-        return page
+        return replace(assemble(read, parsed, regions, options), reused=reused)
 
     async def _regions(
         self, run: Run, read: Read, parsed: Parsed, boxes: tuple[Box, ...]
@@ -296,7 +318,8 @@ class Pipeline:
         whole = options.want_images and parsed.regions is None and not boxes
         if whole and is_large(WHOLE_PAGE, read.drawn.turned(turned), options):
             boxes = (WHOLE_PAGE,)
-        crops = await self._pages.crop(read.drawn.jpeg, boxes, turned=turned)
+        owner = run.principal.org_id
+        crops = await self._pages.crop(read.drawn.jpeg, boxes, turned=turned, owner=owner)
         return tuple(Region(box, crop) for box, crop in zip(boxes, crops, strict=True))
 
 

@@ -141,7 +141,7 @@ class Annotations:
         if read.drawn.blank:
             return replace(page, annotation="")
         asked: list[Annotator] = []
-        with _paid(run, page, asked):
+        with _paid(run, asked):
             try:
                 part = self._folded if plan.folds else self._filled
                 page = await part(run, read, page, asked)
@@ -173,7 +173,7 @@ class Annotations:
                 return region, _tolerated(run, error)
             return replace(region, annotation=text), None
 
-        with _paid(run, page, asked):
+        with _paid(run, asked):
             numbers = range(len(page.regions))
             async with aclosing(in_order(numbers, one, REGIONS_AT_ONCE)) as stream:
                 done = [each async for each in stream]
@@ -333,10 +333,10 @@ def _with_usage(page: Page, asked: Sequence[Annotator]) -> Page:
 
 
 @contextmanager
-def _paid(run: Run, page: Page, asked: Sequence[Annotator]) -> Iterator[None]:
-    """Count what a page took where it is not given: it failed, or the caller left."""
+def _paid(run: Run, asked: Sequence[Annotator]) -> Iterator[None]:
+    """Count what was asked in vain: it failed, or the caller left."""
     try:
         yield
     except BaseException:
-        run.lost(page, sum((who.usage + who.wasted for who in asked), Usage()))
+        run.wasted += sum((who.usage + who.wasted for who in asked), Usage())
         raise

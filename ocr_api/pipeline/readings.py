@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from files_api.accounts import Principal
+from files_api.kit.errors import AppError
 from model_registry.card import Card
 from ocr_api.documents import Document, digest
-from ocr_api.ledger import Kept, Ledger, Place, key_of
+from ocr_api.ledger import Kept, LeaderFailedError, Ledger, Place, key_of
 from ocr_api.pages import DrawnPage
 from ocr_api.pipeline.order import Started
 from ocr_api.pipeline.run import Keys, Plan, Run
@@ -18,6 +20,7 @@ from ocr_api.pipeline.tries import Read, Tries
 from ocr_api.request import Ask, OcrOptions
 from ocr_api.result import Usage
 
+FLUSH_SECONDS = 1.0
 _OF_THE_CARD = {
     *("aliases", "name", "description", "licence", "source", "hidden"),
     *("pages_in_flight", "page_seconds", "serve", "regions_card", "annotation"),
@@ -34,6 +37,7 @@ class Readings:
         self._tries = tries
         self._cards: dict[str, str] = {}
         """What of a card decides what is read, by its id."""
+        self._flushing: set[asyncio.Future[None]] = set()
         self._readers: Counter[tuple[str, str]] = Counter()
 
     async def keys(
@@ -67,23 +71,34 @@ class Readings:
             if not self._readers[place]:
                 del self._readers[place]
 
-    async def get(self, run: Run, index: int, started: Started) -> tuple[Read, bool]:
+    async def get(
+        self, run: Run, index: int, started: Started, held: ExitStack
+    ) -> tuple[Read, bool]:
         """Return a page, and whether it was read before; say when it waits for no turn.
+
+        Where more is made of the page than its text, ``held`` gets the page's turn, so that no
+        more pictures are in memory than turns allow.
 
         Raises:
             AppError: it cannot be drawn, or its engine fails.
         """
         ledger, key = self._ledger, run.keys.by_page.get(index)
         if ledger is None or key is None:
-            return await self._read(run, index, started), False
+            return await self._read(run, index, started, held), False
         if (kept := await self._find(ledger, run, key, started)) is not None:
-            return await self._again(run, index, kept), True
+            return await self._again(run, index, kept, held), True
         with ledger.reading.lead(key) as landing:
-            read = await self._read(run, index, started)
-            if read.bad is None:
-                kept = _kept(read)
-                landing.land(kept)
-                ledger.keep(_place(run, index, key), kept)
+            try:
+                read = await self._read(run, index, started, held)
+            except AppError:
+                landing.fail()
+                raise
+            if read.bad is not None:
+                landing.fail()
+                return read, False
+            kept = _kept(read)
+            landing.land(kept)
+            ledger.keep(_place(run, index, key), kept)
         return read, False
 
     def _fingerprint(self, card: Card, ask: Ask, options: OcrOptions) -> str:
@@ -99,9 +114,13 @@ class Readings:
         return key_of("", self._cards[card.id], 0, facts)
 
     async def flush(self) -> None:
-        """Make sure that what was read is kept."""
-        if self._ledger is not None:
-            await self._ledger.flush()
+        """Have what was read written now; a database that is slow is not waited for."""
+        if self._ledger is None:
+            return
+        flushing = asyncio.ensure_future(self._ledger.flush())
+        self._flushing.add(flushing)
+        flushing.add_done_callback(self._flushing.discard)
+        await asyncio.wait({flushing}, timeout=FLUSH_SECONDS)
 
     async def _find(self, ledger: Ledger, run: Run, key: str, started: Started) -> Kept | None:
         """Return a page that is kept, or that somebody reads now; None: it must be read."""
@@ -109,7 +128,11 @@ class Readings:
         while True:
             if ledger.reading.is_flying(key):
                 started()
-                if (kept := await ledger.reading.follow(key)) is not None:
+                try:
+                    kept = await ledger.reading.follow(key)
+                except LeaderFailedError:
+                    return None  # all who followed try at once, not one after the other
+                if kept is not None:
                     return kept
                 continue
             if key not in run.keys.known and not self._is_shared(run):
@@ -126,13 +149,15 @@ class Readings:
         run.shared |= self._readers[run.principal.org_id, run.keys.document] > 1
         return run.shared
 
-    async def _read(self, run: Run, index: int, started: Started) -> Read:
-        turn = await run.ticket.turn()
-        with turn:
-            started()
-            return await self._tries.read(run, index)
+    async def _read(self, run: Run, index: int, started: Started, held: ExitStack) -> Read:
+        held.enter_context(await run.ticket.turn())
+        started()
+        read = await self._tries.read(run, index)
+        if not _needs_pixels(run.plan, run.request.options):
+            held.close()
+        return read
 
-    async def _again(self, run: Run, index: int, kept: Kept) -> Read:
+    async def _again(self, run: Run, index: int, kept: Kept, held: ExitStack) -> Read:
         """Return a kept page as if it had been read now; it is drawn where its pixels matter."""
         reading = replace(kept.reading, usage=Usage())
         drawn = DrawnPage(
@@ -145,10 +170,11 @@ class Readings:
             pictures=kept.pictures,
         )
         if _needs_pixels(run.plan, run.request.options):
+            held.enter_context(await run.ticket.turn())
             drawn = await self._tries.draw(run, index, kept.scale)
         jpeg = drawn.jpeg
         if jpeg and reading.turned:
-            jpeg = await self._tries.turn(drawn, reading.turned)
+            jpeg = await self._tries.turn(run, drawn, reading.turned)
         parsed = self._tries.parse(run, drawn, reading)
         return Read(drawn, reading, parsed, jpeg, kept.tried, saved=kept.reading.usage)
 

@@ -94,6 +94,8 @@ class Run:
     read: int = 0
     """Pages that were read, or reused."""
     reused: int = 0
+    unseen: int = 0
+    """Pages that were read and kept, and could not be given."""
     failures: dict[int, AppError] = field(default_factory=dict)
     """Why pages could not be read, by index."""
     tokens: Usage = field(default_factory=Usage)
@@ -128,11 +130,12 @@ class Run:
             self.reused += page.reused
             self.saved += page.saved
 
-    def lost(self, page: Page, questions: Usage) -> None:
-        """Add a page that was read and is not given, and what was asked about it in vain."""
-        self.wasted += page.wasted + questions
+    def lost(self, page: Page) -> None:
+        """Add a page that was read and is not given: what came after failed, or the caller left."""
+        self.wasted += page.wasted
         if self.keys.on:
             self.tokens += page.usage  # it is kept: another try gets it for nothing
+            self.unseen += not page.reused
         else:
             self.wasted += page.usage
 
@@ -184,7 +187,7 @@ class Run:
             model=self.choice.name,
             card=self.choice.card.id,
             outcome=outcome,
-            pages=self.read - self.reused,
+            pages=self.read - self.reused + self.unseen,
             tokens=self.tokens,
             document_bytes=self.document.size,
             seconds=time.perf_counter() - self.begun,

@@ -29,7 +29,8 @@ class Stop:
         """End the run with an error: whatever it awaits in `limit`, now or later, raises it."""
         self._error, self._at = error, asyncio.get_running_loop().time()
         for timer in self._timers:
-            timer.reschedule(self._at)
+            if not timer.expired():  # else its block is ending already
+                timer.reschedule(self._at)
 
     @asynccontextmanager
     async def limit(self) -> AsyncIterator[None]:

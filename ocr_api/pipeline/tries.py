@@ -160,11 +160,18 @@ class Tries:
         """
         document, render = run.document, run.choice.card.drawn(scale)
         async with run.drawing:
-            return await self._pages.draw(document.path, document.media_type, index, render)
+            return await self._pages.draw(
+                document.path,
+                document.media_type,
+                index,
+                render,
+                owner=run.principal.org_id,
+            )
 
-    async def turn(self, drawn: DrawnPage, degrees: int) -> bytes:
+    async def turn(self, run: Run, drawn: DrawnPage, degrees: int) -> bytes:
         """Return a drawn page turned clockwise by 90, 180 or 270 degrees, as a JPEG."""
-        [jpeg] = await self._pages.crop(drawn.jpeg, (WHOLE_PAGE,), turned=degrees)
+        owner = run.principal.org_id
+        [jpeg] = await self._pages.crop(drawn.jpeg, (WHOLE_PAGE,), turned=degrees, owner=owner)
         return jpeg
 
     def parse(self, run: Run, drawn: DrawnPage, reading: Reading) -> Parsed:
@@ -179,7 +186,7 @@ class Tries:
         """Ask once; once more with more room where the answer was cut off for want of it."""
         task = self._task(run, drawn, rung, number)
         if rung.turn:
-            jpeg = await self.turn(drawn, rung.turn)
+            jpeg = await self.turn(run, drawn, rung.turn)
             task = replace(task, page=replace(drawn.turned(rung.turn), jpeg=jpeg))
         reading = await self._ask(run, task, spent)
         bad, tried = verdict(reading), tuple[str, ...]()

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ocr_api.processes.child import TASK, Answer, Refusal
+from ocr_api.processes.line import Line
 from ocr_api.processes.link import (
     Child,
     ChildDied,
@@ -31,6 +31,7 @@ from ocr_api.processes.link import (
     ChildTimedOut,
     PoolUnavailable,
     TaskRefused,
+    Work,
 )
 
 __all__ = [
@@ -93,7 +94,7 @@ class Pool:
         self._limits = limits
         self._children: set[Child] = set()
         self._idle: list[Child] = []  # the longest idle first
-        self._waiting: list[_Waiter] = []  # the longest waiting first
+        self._line = Line()
         self._unclaimed = False  # a child is starting, and no task waits for it
         self._failure: tuple[float, str] | None = None  # when and why no child could be started
         self._closed = False
@@ -103,16 +104,20 @@ class Pool:
         header: Mapping[str, Any],
         payload: bytes = b"",
         *,
+        owner: str = "",
         affinity: str | None = None,
+        quick: bool = False,
         seconds: float | None = None,
     ) -> Answer:
         """Run one task in a child and return what its handler returned.
 
         An idle child that did the last task of the same ``affinity`` is preferred. Of the tasks
-        that wait, one of the affinity with the least children at work is next, then the oldest: a
-        document of one page does not wait for all of a thousand. ``seconds`` replaces the
-        wall-clock limit; the wait for a free child does not count. When the caller is cancelled,
-        the child finishes in the background before it is used again.
+        that wait, one of the ``owner`` with the fewest children at work is next, then of the one
+        served longest ago: who has one task does not wait for all of who has a thousand. Of one
+        owner's tasks those that are ``quick`` as a rule come first, then those of the affinity
+        with the fewest children at work, then the oldest. ``seconds`` replaces the wall-clock
+        limit; the wait for a free child does not count. When the caller is cancelled, the child
+        finishes in the background before it is used again.
 
         When the child dies, but not at a limit of time, a fresh one gets the task: at once, where
         the task had not reached the dead one; else a second and last time.
@@ -128,11 +133,12 @@ class Pool:
         limit = self._limits.seconds if seconds is None else seconds
         cpu = TASK.pack(math.ceil(limit * CPU_SHARE), len(head), len(payload))
         frame, left, clock = (cpu, head, payload), limit * ALL_TRIES, asyncio.get_running_loop()
-        child, deaths, lost = await self._acquire(affinity), list[ChildDied](), 0
+        work, deaths, lost = Work(owner, affinity, quick), list[ChildDied](), 0
+        child = await self._acquire(work)
         while True:
             begun = clock.time()
             try:
-                return await self._ask(child, frame, affinity, min(limit, left))
+                return await self._ask(child, frame, work, min(limit, left))
             except (ChildTimedOut, PoolUnavailable):
                 raise
             except ChildDied as death:
@@ -146,7 +152,7 @@ class Pool:
             if lost == TRIES:
                 raise PoolUnavailable("children die before they take a task")
             await asyncio.wait({child.gone})
-            child = await self._start_for_repeat()
+            child = await self._start_for_repeat(work)
 
     async def warm(self) -> None:
         """Start one child, so that the first call is quick.
@@ -175,42 +181,41 @@ class Pool:
     async def close(self) -> None:
         """Kill all children and wait until they are gone; calls in flight fail."""
         self._closed = True
-        for waiter in self._waiting:
-            if not waiter.child.done():
-                waiter.child.set_exception(PoolUnavailable("the pool is closed"))
-        self._waiting.clear()
+        self._line.fail("the pool is closed")
         for child in self._children:
             child.kill(PoolUnavailable("the pool is closed"))
         while self._children:
             await asyncio.wait({child.gone for child in self._children})
 
     async def _ask(
-        self, child: Child, frame: tuple[bytes, ...], affinity: str | None, seconds: float
+        self, child: Child, frame: tuple[bytes, ...], work: Work, seconds: float
     ) -> Answer:
-        child.affinity = affinity
+        child.work = work
         child.tasks += 1
         answer = child.ask(frame, seconds)
         answer.add_done_callback(partial(self._release, child))
         return await asyncio.shield(answer)
 
-    async def _acquire(self, affinity: str | None) -> Child:
+    async def _acquire(self, work: Work) -> Child:
         """Return a free child, or start one, or wait for one."""
         while True:
             self._check_open()
             usable = [child for child in self._idle if not child.doomed]
             if usable:
-                matching = [child for child in usable if child.affinity == affinity]
+                matching = [child for child in usable if child.work.affinity == work.affinity]
                 child = (matching or usable)[0]
                 self._idle.remove(child)
+                self._line.serve(work.owner)
                 return child
             if len(self._children) < self.size and not self._unclaimed:
+                self._line.serve(work.owner)
                 return await self._start()
             self._unclaimed = False
-            handed = await self._wait(affinity)
+            handed = await self._wait(work)
             if handed is not None and not handed.doomed:
                 return handed
 
-    async def _start_for_repeat(self) -> Child:
+    async def _start_for_repeat(self, work: Work) -> Child:
         """Start a child before anybody else may; where no place is free, one is made.
 
         Why no child that lived before: what it did may have spoiled it, and the second death is
@@ -221,17 +226,16 @@ class Pool:
             if self._idle:
                 _count("replaced")
                 self._idle.pop(0).kill(ChildDied("replaced"))
-            handed = await self._wait(None, is_repeat=True)
+            handed = await self._wait(work, is_repeat=True)
             if handed is not None:
                 _count("replaced")
                 handed.kill(ChildDied("replaced"))
             self._check_open()
         return await self._start()
 
-    async def _wait(self, affinity: str | None, *, is_repeat: bool = False) -> Child | None:
+    async def _wait(self, work: Work, *, is_repeat: bool = False) -> Child | None:
         """Return the next free child, or None when a place became free."""
-        free: asyncio.Future[Child | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiter(free, affinity, is_repeat))
+        free = self._line.wait(work, is_repeat=is_repeat)
         try:
             return await free
         except asyncio.CancelledError:
@@ -317,22 +321,11 @@ class Pool:
         """Give a free child, or None for a free place, to the one who is next."""
         if child is not None:
             child.fresh = False
-        self._waiting = [waiter for waiter in self._waiting if not waiter.child.done()]
-        if self._waiting:
-            following = self._choose()
-            self._waiting.remove(following)
-            following.child.set_result(child)
+        following = self._line.next(one.work for one in self._children if one.is_busy)
+        if following is not None:
+            following.set_result(child)
         elif child is not None and not child.doomed:
             self._idle.append(child)
-
-    def _choose(self) -> _Waiter:
-        """Return who is next: a repeat, else the affinity with the least children at work.
-
-        Why a repeat first: its task had its turn already.
-        """
-        working = Counter(child.affinity for child in self._children if child.is_busy)
-        working[None] = 0  # tasks without an affinity have nothing to do with each other
-        return min(self._waiting, key=lambda one: (not one.is_repeat, working[one.affinity]))
 
     def _forget(self, child: Child) -> None:
         self._children.discard(child)
@@ -341,15 +334,6 @@ class Pool:
             if not self._closed:
                 _count("idle")
         self._hand_out(None)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
-    """Somebody who waits for a child."""
-
-    child: asyncio.Future[Child | None]
-    affinity: str | None
-    is_repeat: bool
 
 
 def _verdict(deaths: list[ChildDied]) -> ChildDied:

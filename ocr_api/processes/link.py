@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -52,12 +53,25 @@ class TaskRefused(Exception):
         self.message = message
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Whose a task is, and what it works on: what a choice between tasks goes by."""
+
+    owner: str = ""
+    """Owners have equal shares of the children."""
+    affinity: str | None = None
+    """Tasks of one affinity are better done by the same child."""
+    quick: bool = False
+    """It goes before its owner's other tasks."""
+
+
 class Child(asyncio.SubprocessProtocol):
     """The parent's end of one child; it is killed when it speaks without being asked."""
 
     def __init__(self, on_gone: Callable[[Child], None]) -> None:
         self.tasks = 0
-        self.affinity: str | None = None
+        self.work = Work()
+        """What its last task was."""
         self.doomed = False
         self.taken = False
         """It said that the last task had reached it."""

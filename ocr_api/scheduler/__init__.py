@@ -64,10 +64,6 @@ class Scheduler:
         """Stop watching."""
         await self._watch.close()
 
-    def check_room(self, share: Share) -> None:
-        """Raise what `enter` would, before a request's body is read."""
-        self._admission.check(share)
-
     def enter(self, share: Share) -> AbstractContextManager[None]:
         """Count one open request while the block runs.
 

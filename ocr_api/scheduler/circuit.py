@@ -28,6 +28,8 @@ class Circuit:
         """Looks in a row at which it was not well."""
         self.next_look = 0.0
         """When it is looked at again, in the clock's seconds; it means something while open."""
+        self.why = ""
+        """What the last of those looks found, in a sentence."""
         self.period = 0
         """Of being asked; what began in an earlier one says nothing about this one."""
         self._failures = 0
@@ -75,8 +77,9 @@ class Circuit:
         self.period += 1
         self.state = "closed"
 
-    def ill(self, next_look: float) -> None:
+    def ill(self, next_look: float, why: str = "") -> None:
         """Open it, or keep it open: the server is not well."""
         self.looks += 1
+        self.why = why
         self.next_look = next_look
         self.state = "open"

@@ -248,9 +248,9 @@ class Places:
         asyncio.get_running_loop().call_later(rest, rested)
 
 
-def away(card: Card, replicas: Iterable[Replica], now: float) -> EngineUnavailable:
+def away(card: Card, replicas: Sequence[Replica], now: float) -> EngineUnavailable:
     """Return the error of servers that cannot be asked; it says when they are looked at next."""
     looks = [one.circuit.next_look - now for one in replicas]
-    return EngineUnavailable(
-        f"No server that runs {card.id} answers; try again.", seconds=min(looks, default=None)
-    )
+    why = next((f" {one.circuit.why}" for one in replicas if one.circuit.why), "")
+    said = f"No server that runs {card.id} answers; try again.{why}"
+    return EngineUnavailable(said, seconds=min(looks, default=None))

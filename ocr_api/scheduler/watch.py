@@ -90,7 +90,7 @@ class Watch:
             pause = next(pauses)
             if replica.circuit.looks == 0:
                 _failed("server_away", replica, problem)
-            replica.circuit.ill(self._clock() + pause)
+            replica.circuit.ill(self._clock() + pause, problem)
             replica.tell()
         if replica.circuit.looks:
             log(__name__, "server_back", card=replica.card.id, server=place(replica.url or ""))

@@ -714,7 +714,7 @@ async def test_files_expire_from_opening_to_closing(
             raise answer
         return answer
 
-    monkeypatch.setattr(service.files, "expire", expire)
+    monkeypatch.setitem(service.sweeps, "expired_files", expire)
     await service.open(upgrade)
     await asyncio.wait_for(emptied.wait(), 10)
     await service.close()

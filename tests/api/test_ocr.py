@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from ocr_api import app
 from ocr_api.settings import Settings
 from tests import helpers, samples
+from tests.conftest import running
 
 TEXT_PDF = helpers.pages_pdf(5)
 
@@ -404,11 +406,16 @@ async def test_body_limit_counts_bytes(settings: Settings, client: httpx.AsyncCl
     check_error(answer, 413, "too_large")
 
 
-async def test_usage_is_recorded(client: httpx.AsyncClient, settings: Settings) -> None:
-    await ask(client, pages="0-2")
-    await refused(client, 400, "document_too_complex", document={
-        "document_url": data_uri(helpers.bad_middle_pdf())
-    })  # fmt: skip
+async def test_usage_is_recorded(settings: Settings) -> None:
+    service = app.create(settings)
+    transport = httpx.ASGITransport(service)
+    client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
+    async with running(service), client:
+        await ask(client, pages="0-2")
+        await refused(client, 400, "document_too_complex", document={
+            "document_url": data_uri(helpers.bad_middle_pdf())
+        })  # fmt: skip
+    # Rows are written in groups, the last of them when the service ends.
     rows = helpers.usage_rows(Path(settings.data_dir) / "recto.db")
     facts = [(row["card"], row["outcome"], row["pages"], row["document_bytes"]) for row in rows]
     assert facts[0] == ("echo", "ok", 3, len(TEXT_PDF))

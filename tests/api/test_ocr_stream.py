@@ -368,6 +368,56 @@ async def test_a_slow_reader_holds_the_pages_up() -> None:
     assert taken == 100
 
 
+async def test_an_answer_that_was_stopped_before_its_head_still_has_one() -> None:
+    """A deadline that ends the wait for room: what is sent next begins the answer."""
+    sent: list[Message] = []
+    room, waits = asyncio.Event(), asyncio.Event()
+
+    async def send(message: Message) -> None:
+        waits.set()
+        await room.wait()
+        sent.append(message)
+
+    async with Events(send, 0) as events:
+        beginning = asyncio.create_task(events.begin({"x-recto-card": "echo"}))
+        await waits.wait()
+        beginning.cancel()
+        await asyncio.wait({beginning})
+        assert events.begun
+        room.set()
+        await events.send("error", b"{}")
+        await events.end()
+    assert sent[0]["type"] == "http.response.start"
+    assert (b"x-recto-card", b"echo") in sent[0]["headers"]
+    assert b"event: error\ndata: {}\n\n" in [message["body"] for message in sent[1:]]
+    assert [message["type"] for message in sent[1:]] == ["http.response.body"] * (len(sent) - 1)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_the_last_word_holds_no_room(settings: Settings, *, fails: bool) -> None:
+    """R17: ``done``, or ``error``, waits for its client when the request is over."""
+    answers = {1: fake_server.plain(b"{}", "400 Bad Request")} if fails else {}
+    full = {"max_requests": 1, "org_requests": 1}
+    async with (
+        served(settings, answers, **full) as (service, _),
+        Call(service, body_of()) as call,
+    ):
+        await call.begun()
+        for _ in range(1 if fails else 2):
+            await call.piece()  # the last page is not taken: it stands in the way
+        async with asyncio.timeout(30):
+            while True:
+                async with Call(service, body_of(stream=False, pages=0)) as other:
+                    await other.whole()
+                if other.status == 200:
+                    break
+                assert other.status in (429, 503)
+        rest = b""
+        while (piece := await call.piece()) is not None:
+            rest += piece
+    assert parsed(rest)[-1][0] == ("error" if fails else "done")
+
+
 @pytest.mark.parametrize("streams", [True, False])
 async def test_a_client_that_leaves_stops_the_engine(settings: Settings, *, streams: bool) -> None:
     """R21: the page in work is given up, and what was used is written."""

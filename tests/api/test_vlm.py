@@ -76,6 +76,14 @@ class Site:
         return body
 
 
+def paid(answer: dict[str, Any]) -> tuple[int, int]:
+    """Return the tokens of the answers that were used, and of those that were thrown away."""
+    counts = answer["usage_info"]
+    assert counts["total_tokens"] == answer["usage"]["total_tokens"]
+    assert (counts["pages_reused"], counts["reused_tokens"]) == (0, 0)
+    return counts["total_tokens"], counts["wasted_tokens"]
+
+
 Open = Callable[..., Any]
 
 
@@ -394,7 +402,7 @@ async def test_an_answer_that_does_not_fit_the_schema_is_asked_for_again(
     assert json.loads(page["markdown"]) == {"total": 12, "items": []}
     assert [warning["code"] for warning in page["warnings"]] == ["asked_again"]
     assert page["usage"] == found["usage"]
-    assert found["usage"]["total_tokens"] == 24
+    assert paid(found) == (12, 12)
     assert second["messages"] == first["messages"]
     assert second["response_format"] == first["response_format"]
     assert second["temperature"] == 0.2
@@ -413,7 +421,8 @@ async def test_a_schema_as_the_prompt_that_is_never_kept_to(site: Open) -> None:
     assert partial["pages"][0]["markdown"] == "Sorry, I cannot."
     codes = [warning["code"] for warning in partial["pages"][0]["warnings"]]
     assert codes == ["annotation_failed"]
-    assert partial["usage"]["total_tokens"] == partial["pages"][0]["usage"]["total_tokens"] == 24
+    assert partial["pages"][0]["usage"] == partial["usage"]
+    assert paid(partial) == (12, 12)  # the first answer is the page's text
     assert partial["usage_info"]["pages_processed_annotation"] == 0
 
 
@@ -468,7 +477,7 @@ async def test_the_mistral_way_reads_and_then_annotates(site: Open) -> None:
         read, asked = (json.loads(request.body) for request in opened.server.requests)
     assert found["pages"][0]["markdown"] == "Total 12.50"
     assert json.loads(found["document_annotation"]) == {"total": 12.5, "items": ["tea"]}
-    assert found["usage"]["total_tokens"] == 24
+    assert paid(found) == (24, 0)
     assert found["usage_info"]["pages_processed_annotation"] == 1
     assert "response_format" not in read
     assert asked["response_format"]["type"] == "json_schema"
@@ -600,7 +609,8 @@ async def test_one_picture_that_fails_leaves_the_others(site: Open) -> None:
     annotations = [image["image_annotation"] for image in page["images"]]
     assert sorted(annotation is None for annotation in annotations) == [False, True]
     assert [warning["code"] for warning in page["warnings"]] == ["annotation_failed"]
-    assert page["usage"]["total_tokens"] == found["usage"]["total_tokens"] == 4 * 12
+    assert page["usage"] == found["usage"]
+    assert paid(found) == (2 * 12, 2 * 12)
     assert found["usage_info"]["pages_processed_annotation"] == 1
 
 
@@ -615,7 +625,17 @@ async def test_no_more_pictures_are_annotated_than_are_shown(site: Open) -> None
     assert json.loads(one["images"][0]["image_annotation"]) == {"total": 12, "items": []}
     assert one["images"][0]["image_base64"] is None
     assert two["images"] == []
-    assert found["usage"]["total_tokens"] == 3 * 12
+    assert paid(found) == (3 * 12, 0)
+
+
+async def test_pictures_that_fail_are_counted_once(site: Open) -> None:
+    """With a limit, too, where pictures are annotated after their pages were counted."""
+    limited = {"bbox_annotation_format": FORMAT, "image_limit": 1}
+    async with site(says(pictures(LARGE)), says("no")) as opened:
+        found = await opened.ask(DEEPSEEK, allow_partial=True, **limited)
+        assert len(opened.server.requests) == 3
+    assert found["pages"][0]["usage"] == found["usage"]
+    assert paid(found) == (12, 2 * 12)
 
 
 async def test_pictures_too_thin_for_a_model_are_left_out(site: Open) -> None:

@@ -43,6 +43,11 @@ class Client:
     stubborn: bool = False
     errors: list[tuple[int, str]] = field(default_factory=list)
 
+    @property
+    def pdf(self) -> bytes:
+        """A document of its own: pages of one that was read before would not be read again."""
+        return PDF + f"%{self.key:>12}".encode()
+
     async def ask(self, method: str, path: str, *, mark: int = 0, **body: Any) -> dict[str, Any]:
         """Return the JSON of a 200; note what any other answer says."""
         headers = {"Idempotency-Key": f"{self.key} {mark}"} if method == "POST" else {}
@@ -64,18 +69,18 @@ class Client:
 
 async def whole(client: Client) -> None:
     """Upload in one request, read, delete."""
-    form = {"file": ("a.pdf", PDF)}
+    form = {"file": ("a.pdf", client.pdf)}
     file = await client.ask("POST", "/v1/files", files=form, data={"purpose": "ocr"})
     await _read_and_delete(client, file)
 
 
 async def in_parts(client: Client) -> None:
     """Upload in two parts, read, delete."""
-    asked = {"bytes": len(PDF), "filename": "a.pdf", "mime_type": "a/b", "purpose": "ocr"}
+    asked = {"bytes": len(client.pdf), "filename": "a.pdf", "mime_type": "a/b", "purpose": "ocr"}
     upload = await client.ask("POST", "/v1/uploads", json=asked)
     path = f"/v1/uploads/{upload['id']}"
     ids = []
-    for place, data in enumerate((PDF[:100], PDF[100:])):
+    for place, data in enumerate((client.pdf[:100], client.pdf[100:])):
         form = {"data": (f"part{place}", data)}
         ids.append((await client.ask("POST", f"{path}/parts", mark=place, files=form))["id"])
     done = await client.ask("POST", f"{path}/complete", json={"part_ids": ids})
@@ -83,7 +88,7 @@ async def in_parts(client: Client) -> None:
 
 
 async def _read_and_delete(client: Client, file: dict[str, Any]) -> None:
-    assert file["bytes"] == len(PDF)
+    assert file["bytes"] == len(client.pdf)
     answer = await client.ask("POST", f"/v1/files/{file['id']}/ocr", json={"model": "echo"})
     assert [page["index"] for page in answer["pages"]] == [0, 1]
     client.house.gone.add(file["id"])

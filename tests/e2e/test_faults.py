@@ -74,14 +74,20 @@ class Site:
         asked = {"model": model, "document": {"document_content": document}, **body}
         return httpx.post(f"{self.server.base}/v1/ocr", json=asked, timeout=60)
 
-    def read(self, model: str, document: str = PAGE, **body: Any) -> dict[str, Any]:
-        """Return the one page of an answer."""
+    def answer(self, model: str, document: str = PAGE, **body: Any) -> dict[str, Any]:
+        """Return an answer of one page."""
         answer = self.post(model, document, **body)
         assert answer.status_code == 200, answer.text[:500]
-        (page,) = answer.json()["pages"]
-        assert page["usage"] == answer.json()["usage"]
-        found: dict[str, Any] = page
+        found: dict[str, Any] = answer.json()
+        (page,) = found["pages"]
+        assert page["usage"] == found["usage"]
+        assert (page["reused"], found["usage_info"]["reused_tokens"]) == (False, 0)
         return found
+
+    def read(self, model: str, document: str = PAGE, **body: Any) -> dict[str, Any]:
+        """Return the one page of an answer."""
+        page: dict[str, Any] = self.answer(model, document, **body)["pages"][0]
+        return page
 
     def fails(self, model: str, status: int, code: str, **body: Any) -> str:
         """Return the message of the error."""
@@ -132,34 +138,49 @@ loops = pytest.mark.parametrize(
 )
 
 
-def check_waste(page: dict[str, Any], model: str, tries: int, good: int = 0) -> None:
-    """Check that the tries that looped took a quarter of their tokens at most, each alike."""
-    spent = page["usage"]["completion_tokens"] - good
-    assert 0 < spent <= tries * (CARDS[model].max_tokens or 0) / 4
+def tokens(*sent: dict[str, Any]) -> int:
+    """Return the tokens of these requests, as the stand-in counted them."""
+    return sum(one["prompt_tokens"] + one["completion_tokens"] for one in sent)
 
 
-def of_each(check: Callable[[str], None]) -> None:
-    """Run the check for all models at the same time."""
+def check_waste(answer: dict[str, Any], model: str, *thrown: dict[str, Any]) -> None:
+    """Check that tries that were thrown away are counted, apart from what the page is made of.
+
+    Each took a quarter of the tokens that it might have taken at most.
+    """
+    prompts = sum(one["prompt_tokens"] for one in thrown)
+    spent = answer["usage_info"]["wasted_tokens"] - prompts
+    assert 0 < spent <= len(thrown) * (CARDS[model].max_tokens or 0) / 4
+
+
+def of_each(check: Callable[[str], Any]) -> dict[str, Any]:
+    """Run the check for all models at the same time; return what each gave."""
     with ThreadPoolExecutor() as pool:
-        assert list(pool.map(check, MODELS)) == [None] * len(MODELS)
+        return dict(zip(MODELS, pool.map(check, MODELS), strict=True))
 
 
 @loops
 def test_no_loop_is_a_success(site: Site, pattern: str, rule: dict[str, int]) -> None:
     site.fake.fault({"do": "loop", "pattern": pattern} | rule)
 
-    def check(model: str) -> None:
-        page = site.read(model, allow_partial=True)
+    def check(model: str) -> dict[str, Any]:
+        answer = site.answer(model, allow_partial=True)
+        (page,) = answer["pages"]
         tries = 1 + len(CARDS[model].retries)
         assert f"in each of {tries} tries (it repeated itself)" in page["error"]
         # A run of less than 240 characters is not cut.
         assert len(page["markdown"]) <= max(2 * len(pattern), 0 if rule else 240)
         assert codes(page)[0] == "asked_again"
-        check_waste(page, model, tries)
+        assert page["usage"]["total_tokens"] == 0
+        return answer
 
-    of_each(check)
-    tried = Counter(sent["model"] for sent in site.fake.log())
+    answers = of_each(check)
+    site.fake.until(lambda now: now["in_flight"] == 0)
+    log = site.fake.log()
+    tried = Counter(sent["model"] for sent in log)
     assert tried == {model: 1 + len(CARDS[model].retries) for model in MODELS}
+    for model, answer in answers.items():
+        check_waste(answer, model, *(sent for sent in log if sent["model"] == model))
 
 
 @loops
@@ -167,14 +188,16 @@ def test_a_loop_is_asked_again(site: Site, pattern: str, rule: dict[str, int]) -
     site.fake.fault({"do": "loop", "attempt": 1, "pattern": pattern} | rule)
 
     def check(model: str) -> None:
-        page = site.read(model)
+        answer = site.answer(model)
+        (page,) = answer["pages"]
         assert codes(page) == ["asked_again"]
         assert page["error"] is None
         assert page["markdown"].startswith("# Page ")
         assert pattern * 8 not in page["markdown"]
         looped, passed = (sent for sent in site.fake.log() if sent["model"] == model)
         assert (looped["fault"], passed["fault"]) == ("loop", None)
-        check_waste(page, model, 1, passed["completion_tokens"])
+        assert page["usage"]["total_tokens"] == tokens(passed)
+        check_waste(answer, model, looped)
 
     of_each(check)
 
@@ -211,10 +234,13 @@ def test_a_loop_too_short_to_be_stopped_is_found_in_the_end(site: Site, reason: 
 def test_an_answer_longer_than_its_page_is_asked_again(site: Site) -> None:
     endless = {"content": " ".join(map(str, range(9000))), "completion_tokens": 4096}
     site.fake.says(by_order=[endless], default="Read.")
-    page = site.read(LIGHTON, THREE, pages=0)
+    answer = site.answer(LIGHTON, THREE, pages=0)
+    (page,) = answer["pages"]
     assert (page["markdown"], codes(page)) == ("Read.", ["asked_again"])
     assert "longer than the page can hold" in page["warnings"][0]["message"]
-    check_waste(page, LIGHTON, 1)
+    thrown, passed = site.fake.log()
+    assert page["usage"]["total_tokens"] == tokens(passed)
+    check_waste(answer, LIGHTON, thrown)
 
 
 # --- answers that are not what they seem ----------------------------------------------------------
@@ -235,12 +261,11 @@ def test_an_answer_that_was_cut_off_says_so(site: Site, model: str) -> None:
 
 def test_an_answer_that_was_cut_off_once_is_whole(site: Site) -> None:
     site.fake.fault("do=truncate,attempt=1")
-    page = site.read(LIGHTON)
-    assert codes(page) == ["asked_again"]
+    answer = site.answer(LIGHTON)
+    assert codes(answer["pages"][0]) == ["asked_again"]
     cut, whole = site.fake.log()
-    assert page["usage"]["completion_tokens"] == (
-        cut["completion_tokens"] + whole["completion_tokens"]
-    )
+    assert answer["usage"]["total_tokens"] == tokens(whole)
+    assert answer["usage_info"]["wasted_tokens"] == tokens(cut)
 
 
 @pytest.mark.parametrize("kind", ["", ",kind=null"])
@@ -301,6 +326,8 @@ ERRORS = [
 
 ASKED = {"ocr_failed": 2, "engine_unavailable": 4, "engine_busy": 4, "context_too_long": 1}
 """How often a page is asked for in all, by the error that it ends in."""
+REFUSED = ("do=http400", "do=http422")
+"""Faults that are never asked again."""
 
 
 @pytest.mark.parametrize(("rule", "status", "code"), ERRORS)
@@ -313,12 +340,14 @@ def test_a_fault_has_one_error(site: Site, rule: str, status: int, code: str) ->
     page = partial.result()
     assert (page["error"], page["markdown"], page["dimensions"]) == (failed.result(), "", None)
     site.fake.until(lambda now: now["in_flight"] == 0)
-    assert len(site.fake.log()) == 2 * ASKED[code]
+    assert len(site.fake.log()) == 2 * (1 if rule in REFUSED else ASKED[code])
     site.fake.fault()
     assert site.read(DEEPSEEK)["error"] is None
 
 
-@pytest.mark.parametrize("rule", [rule for rule, _, code in ERRORS if ASKED[code] > 1])
+@pytest.mark.parametrize(
+    "rule", [rule for rule, _, code in ERRORS if ASKED[code] > 1 and rule not in REFUSED]
+)
 def test_a_fault_that_passes_is_not_seen(site: Site, rule: str) -> None:
     site.fake.fault(f"{rule},attempt=1")
     page = site.read(DEEPSEEK)
@@ -394,12 +423,13 @@ def test_an_annotation_that_fails(
 @pytest.mark.parametrize("model", MODELS)
 def test_tokens_of_an_annotation_that_fails_are_counted(site: Site, model: str, field: str) -> None:
     site.fake.fault("do=truncate,tokens=2,nth=2-")
-    page = site.read(model, PICTURE, allow_partial=True, **{field: FORMAT})
-    sent = site.fake.log()
-    assert len(sent) == 3  # one page, two bad answers about it or its picture
-    assert "annotation_failed" in codes(page)
+    answer = site.answer(model, PICTURE, allow_partial=True, **{field: FORMAT})
+    read, *bad = site.fake.log()
+    assert len(bad) == 2  # answers about the page or its picture
+    assert "annotation_failed" in codes(answer["pages"][0])
     for kind in ("prompt_tokens", "completion_tokens"):
-        assert page["usage"][kind] == sum(request[kind] for request in sent)
+        assert answer["usage"][kind] == read[kind]
+    assert answer["usage_info"]["wasted_tokens"] == tokens(*bad)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -448,7 +478,8 @@ def test_a_server_that_dies(fake: FakeVlm, tmp_path: Path) -> None:
     """Its pages fail as what they are, and readiness names it; the rest goes on."""
     with running("--model", GLM, "--fault", "do=die,nth=2") as (base, _):
         urls = json.dumps({GLM: f"{base}/v1", LIGHTON: f"{fake.base}/v1"})
-        with started(tmp_path, ENGINE_URLS=urls) as server:
+        # Its only page is read once, and must be asked for when the server is dead.
+        with started(tmp_path, ENGINE_URLS=urls, LEDGER_HOURS="0") as server:
             site = Site(server, fake)
             assert site.read(GLM)["error"] is None
             site.fails(GLM, 503, "engine_unavailable")

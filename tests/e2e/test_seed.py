@@ -224,5 +224,10 @@ def test_python_signed(server: Server, pictures: str, tmp_path: Path) -> None:
 def test_curl(snippet: str, pages: int, server: Server, pictures: str, tmp_path: Path) -> None:
     answer = json.loads(run(snippet, server, pictures, tmp_path))
     assert [page["index"] for page in answer["pages"]] == list(range(pages))
-    assert answer["usage_info"]["completion_tokens"] == answer["usage"]["completion_tokens"] > 0
+    counts = answer["usage_info"]
+    assert counts["completion_tokens"] == answer["usage"]["completion_tokens"]
+    # Every page is paid for, or was paid for by a snippet before this one.
+    assert counts["pages_reused"] == sum(page["reused"] for page in answer["pages"])
+    assert (counts["total_tokens"] > 0) == (counts["pages_reused"] < pages)
+    assert (counts["reused_tokens"] > 0) == (counts["pages_reused"] > 0)
     assert answer["usage_info"]["doc_size_bytes"] > 0

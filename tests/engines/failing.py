@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from files_api.kit.errors import PageFailed
 from ocr_api.engines import Engine, PageTask, Question, Supplies
 from ocr_api.processes import Pool
 from ocr_api.result import Reading, Usage
@@ -131,3 +132,16 @@ class Scripted(Engine):
         if isinstance(reading, Exception):
             raise reading
         return reading
+
+
+class Sinking(_Counting):
+    """Fails over each page, when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.gate = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def answer(self, index: int) -> Reading:
+        self.asked.release()
+        await self.gate.acquire()
+        raise PageFailed(f"page {index}")

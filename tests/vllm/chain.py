@@ -86,6 +86,7 @@ def running(
         ENGINE_API_KEY=key,
         RENDER_PROCESSES="1",
         ENGINE_PROCESSES="1",
+        LEDGER_HOURS="0",  # what the servers count is compared, request by request
     ) as server:
         yield server
 

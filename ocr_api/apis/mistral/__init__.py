@@ -14,7 +14,7 @@ Either route answers whole, or with a stream: ``start``, a ``page`` for each pag
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ from files_api.kit.bodies import ClientGoneError, HeldBody
 from files_api.kit.observe import request_id
 from files_api.kit.web import Deferred, documented, door_route, known, superset, until_gone
 from ocr_api.apis import Door, Services
-from ocr_api.apis.mistral.answer import Answer, joined
+from ocr_api.apis.mistral.answer import Answer, Part, joined
 from ocr_api.apis.mistral.body import (
     EVENT_STREAM,
     MOST_SECONDS,
@@ -141,17 +141,45 @@ class _Reading:
 
         Returns:
             The whole answer, or None where it was sent as a stream.
+
+        Raises:
+            AppError: something went wrong before the first event; later it is an event.
+        """
+        async with Events(send, self.beat) as events:
+            try:
+                answer = await self._answered(events)
+            except ClientGoneError:
+                raise
+            except Exception as error:
+                if not events.begun:
+                    raise
+                answer = Part("error", orjson.dumps(superset(known(error), request_id.get())))
+            # The request is over and holds nothing: its last word may wait for a slow client.
+            if isinstance(answer, Response):
+                return answer
+            await until_gone(self.request, events.send(answer.event, answer.data))
+        # Nobody listens for a hang-up now: the end of an answer looks like one.
+        await events.end()
+        return None
+
+    async def _answered(self, events: Events) -> Response | Part:
+        """Return the whole answer, or the last part of one whose others were sent.
+
+        The request is counted before its body comes, and so for the organisation of its key: a
+        service key's body may name another one, for which its pages are counted.
         """
         headers = self.request.headers
         seconds = timeout_of(headers.getlist(TIMEOUT_HEADER))
-        self.services.pipeline.check_room(self.caller)
-        async with self._body() as held:
-            named = organisations_of(held.body)
-            who = await acting_in_body(self.request, self.caller, named)
-            if wants_events(held.body, headers.getlist("accept")):
-                await self._stream(held, who, seconds, send)
-                return None
-            return await until_gone(self.request, self._whole(held, who, seconds))
+        with self.services.pipeline.enter(self.caller):
+            async with self._body() as held:
+                named = organisations_of(held.body)
+                who = await acting_in_body(self.request, self.caller, named)
+                work: Coroutine[Any, Any, Response | Part]
+                if wants_events(held.body, headers.getlist("accept")):
+                    work = self._stream(events, held, who, seconds)
+                else:
+                    work = self._whole(held, who, seconds)
+                return await until_gone(self.request, work)
 
     @asynccontextmanager
     async def _body(self) -> AsyncIterator[HeldBody[FileOcrBody]]:
@@ -178,44 +206,25 @@ class _Reading:
         return StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
 
     async def _stream(
-        self, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None, send: Send
-    ) -> None:
-        """Send the answer while it is made.
+        self, events: Events, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None
+    ) -> Part:
+        """Send the answer while it is made; return its last part, not before the run has ended.
 
-        Raises:
-            AppError: something went wrong before the first event; later it is an event.
+        A client that takes no events must not keep its run beyond its time, nor its file beyond
+        its deletion: sending is a part of the run.
         """
-        async with Events(send, self.beat) as events:
-            try:
-                await until_gone(self.request, self._send_parts(events, held, who, seconds))
-            except ClientGoneError:
-                raise
-            except Exception as error:
-                if not events.begun:
-                    raise
-                body = superset(known(error), request_id.get())
-                await events.send("error", orjson.dumps(body))
-        # Nobody listens for a hang-up now: the end of an answer looks like one.
-        await events.end()
-
-    async def _send_parts(
-        self,
-        events: Events,
-        held: HeldBody[FileOcrBody],
-        who: Principal,
-        seconds: float | None,
-    ) -> None:
-        totals = b""
+        last = Part("done", b"")
         async with self._opened(held, who, seconds) as (run, pages):
-            await events.begin(_of_card(run))
+            async with run.stop.limit():
+                await events.begin(_of_card(run))
             async with aclosing(Answer(run).parts(pages)) as parts:
                 async for part in parts:
                     if part.event == "done":
-                        totals = part.data
-                    else:
+                        last = part
+                        continue
+                    async with run.stop.limit():
                         await events.send(part.event, part.data)
-        # Not before the run has ended well: "done" is the last word.
-        await events.send("done", totals)
+        return last
 
     @asynccontextmanager
     async def _opened(

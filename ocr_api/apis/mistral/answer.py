@@ -39,7 +39,7 @@ from ocr_api.result import (
 class Part:
     """One part of an answer: an event's name, and its JSON object."""
 
-    event: Literal["start", "page", "done"]
+    event: Literal["start", "page", "done", "error"]
     data: bytes
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 
-from starlette.types import Send
+from starlette.types import Message, Send
 
 BEAT_SECONDS = 15.0
 """Of silence before a comment is sent. The HTML standard (9.2.7) recommends "every 15 seconds or
@@ -32,6 +32,7 @@ class Events:
         self._beat = beat
         self._turn = asyncio.Lock()
         self._sent = 0.0
+        self._head: Message | None = None  # until it was sent
         self._beating: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Events:
@@ -51,18 +52,21 @@ class Events:
 
     @property
     def begun(self) -> bool:
-        """Whether the status was sent: what goes wrong from then on is an event."""
+        """Whether the answer is a stream: what goes wrong from then on is an event."""
         return self._beating is not None
 
     async def begin(self, headers: Mapping[str, str]) -> None:
-        """Send status 200 with these headers and those of a stream."""
+        """Send status 200 with these headers and those of a stream.
+
+        Where this is cancelled while it waits for room, they go before the next event.
+        """
         pairs = {**_HEADERS, **headers}.items()
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
-        # Before it is sent: who is cancelled while sending has begun all the same.
+        self._head = {"type": "http.response.start", "status": 200, "headers": raw}
         self._sent = asyncio.get_running_loop().time()
         self._beating = asyncio.create_task(self._keep_beating())
         async with self._turn:
-            await self._send({"type": "http.response.start", "status": 200, "headers": raw})
+            await self._begin()
 
     async def send(self, event: str, data: bytes) -> None:
         """Send an event and wait until the connection has room for more.
@@ -79,7 +83,13 @@ class Events:
         async with self._turn:
             await self._put(b"", more=False)
 
+    async def _begin(self) -> None:
+        if self._head is not None:
+            await self._send(self._head)
+            self._head = None
+
     async def _put(self, text: bytes, *, more: bool = True) -> None:
+        await self._begin()
         await self._send({"type": "http.response.body", "body": text, "more_body": more})
         self._sent = asyncio.get_running_loop().time()
 

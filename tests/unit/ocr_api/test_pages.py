@@ -6,8 +6,10 @@ import asyncio
 import io
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -24,7 +26,8 @@ from files_api.kit.errors import (
 )
 from model_registry.card import Render
 from ocr_api import pages as pages_module
-from ocr_api.pages import DrawnPage, Limits, Pages
+from ocr_api.pages import DrawnPage, Limits, Pages, drawing
+from ocr_api.pages import pdf as pdf_module
 from ocr_api.result import Box
 from tests import samples
 
@@ -510,6 +513,27 @@ async def test_a_file_that_changed_is_read_anew(desk: Desk) -> None:
     assert await desk.pages.count(path, PDF) == 2
 
 
+async def test_a_pdf_is_opened_anew_after_many_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PDFium keeps what it parsed while the document is open."""
+    monkeypatch.setattr(pdf_module, "_MOST_DRAWN", 3)
+    monkeypatch.setattr(drawing, "_open", kept := OrderedDict[Any, Any]())
+    path = tmp_path / "document"
+    path.write_bytes(samples.text_pdf(["x", "y", "z"]))
+    size = {"edge": 100, "dpi": None, "max_pixels": 10_000, "input_pixels": 1}
+    look = {"quality": 85, "chroma": "4:2:0", "grey": "auto"}
+    header = {"path": str(path), "type": PDF, **size, **look}
+    assert drawing.handle({"do": "count", **header}, b"")[0] == {"count": 3}
+    [first] = kept.values()
+    open_after, jpegs = [], []
+    for index in (0, 1, 2, 0, 1, 2):
+        jpegs.append(drawing.handle({"do": "draw", "index": index, **header}, b"")[1])
+        open_after.append([document is first for document in kept.values()])
+    assert open_after == [[True], [True], [], [False], [False], []]
+    assert jpegs[:3] == jpegs[3:]
+
+
 # --- processes that die --------------------------------------------------------------------------
 
 DYING = """
@@ -631,6 +655,52 @@ async def test_what_is_remembered_of_documents_is_bounded() -> None:
     assert await one.draw(0) == "died"
     assert len(kept) == 257
     await one.pages.close()
+
+
+GATED = """
+def handle(header, payload):
+    if header["do"] == "count":
+        return {"count": 1}, b""
+    if header["do"] == "crop":
+        return {"sizes": [len(payload)]}, payload
+    if header["type"] == "gate":
+        open(header["path"], "rb").read()
+    return {"width": 1, "height": 1, "dpi": 72, "blank": False, "pictures": []}, b""
+"""
+
+
+async def test_owners_take_turns_and_count_before_they_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gated.py").write_text(GATED)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pages_module, "_ENTRY", "gated:handle")
+    pages, gate, done = Pages(1, LIMITS, 1), tmp_path / "gate", list[str]()
+    os.mkfifo(gate)
+    held = asyncio.ensure_future(pages.draw(gate, "gate", 0, SMALL, owner="big"))
+    writer = await asyncio.to_thread(gate.open, "wb")  # returns when the child waits at it
+
+    async def work(name: str, task: Awaitable[object]) -> None:
+        await task
+        done.append(name)
+
+    wanted = [
+        work("big crop", pages.crop(b"jpeg", [Box(0, 0, 1, 1)], owner="big")),
+        work("big draw", pages.draw(Path("b"), PDF, 0, SMALL, owner="big")),
+        work("big count", pages.count(Path("c"), PDF, owner="big")),
+        work("small draw", pages.draw(Path("s"), PDF, 0, SMALL, owner="small")),
+        work("small crop", pages.crop(b"jpeg", [Box(0, 0, 1, 1)], owner="small")),
+        work("small count", pages.count(Path("t"), PDF, owner="small")),
+    ]
+    tasks = [asyncio.ensure_future(one) for one in wanted]
+    await asyncio.sleep(0)
+    await asyncio.to_thread(writer.close)
+    await asyncio.gather(held, *tasks)
+    assert [done[0::2], done[1::2]] == [
+        ["small count", "small draw", "small crop"],
+        ["big count", "big crop", "big draw"],
+    ]
+    await pages.close()
 
 
 async def test_warming_and_a_problem_that_passes(

@@ -24,7 +24,8 @@ from ocr_api.processes import (
     PoolUnavailable,
     TaskRefused,
 )
-from ocr_api.processes.link import Child
+from ocr_api.processes.line import Line
+from ocr_api.processes.link import Child, Work
 
 HANDLERS = """
 import os, resource, signal, stat, sys, time
@@ -292,7 +293,7 @@ async def test_the_second_try_is_on_a_new_child_and_makes_room_for_it(
 
 async def test_a_used_child_makes_room_for_a_new_one(pair: Pool) -> None:
     before = await _both(pair)
-    new = await pair._start_for_repeat()
+    new = await pair._start_for_repeat(Work())
     assert new._transport is not None
     assert new._transport.get_pid() not in before
     assert len(pair._children) == 2
@@ -387,6 +388,92 @@ async def test_a_short_document_does_not_wait_for_a_long_one(
     assert done == ["s1", "s2", "crop", "l1", "l2"]
     other.open(ends[1])
     await asyncio.gather(*held)
+
+
+Wanted = tuple[str, str, str | None, bool]
+"""A name, and whose it is, what it works on, and whether it is quick."""
+
+
+async def _in_which_order(pool: Pool, ends: list[int], wanted: list[Wanted]) -> list[str]:
+    """Return the names in the order in which they are done, once the first gate opens."""
+    done: list[str] = []
+
+    async def work(name: str, owner: str, affinity: str | None, quick: bool) -> None:
+        await pool.call({"do": "echo"}, owner=owner, affinity=affinity, quick=quick)
+        done.append(name)
+
+    tasks = [asyncio.ensure_future(work(*one)) for one in wanted]
+    await asyncio.sleep(0)
+    Gate.open(ends[0])
+    await asyncio.gather(*tasks)
+    return done
+
+
+async def test_an_owner_does_not_wait_for_all_documents_of_another(
+    pair: Pool, gate: Gate, tmp_path: Path
+) -> None:
+    other = Gate(tmp_path / "other")
+    held = [one.hold(pair, owner="big", affinity=str(one.path)) for one in (gate, other)]
+    ends = [await gate.reached(), await other.reached()]
+    wanted: list[Wanted] = [(f"b{n}", "big", f"b{n}", False) for n in range(3)]
+    wanted += [("s1", "small", "s", False), ("s2", "small", "s", False)]
+    # The other child stays with the big owner, so that the small one always has fewer.
+    assert await _in_which_order(pair, ends, wanted) == ["s1", "s2", "b0", "b1", "b2"]
+    Gate.open(ends[1])
+    await asyncio.gather(*held)
+
+
+async def test_owners_take_turns_where_there_is_one_child(pool: Pool, gate: Gate) -> None:
+    held = gate.hold(pool, owner="a")
+    ends = [await gate.reached()]
+    wanted: list[Wanted] = [(f"a{n}", "a", f"a{n}", False) for n in range(3)]
+    wanted += [(f"b{n}", "b", "b", False) for n in range(2)]
+    wanted += [("c0", "c", None, False)]
+    assert await _in_which_order(pool, ends, wanted) == ["b0", "c0", "a0", "b1", "a1", "a2"]
+    await held
+
+
+async def test_quick_tasks_are_first_of_their_owner_only(pool: Pool, gate: Gate) -> None:
+    held = gate.hold(pool, owner="a")
+    ends = [await gate.reached()]
+    wanted: list[Wanted] = [("b1", "b", "b1", False), ("a1", "a", "a1", False)]
+    wanted += [(f"q{n}", "a", f"q{n}", True) for n in range(3)]
+    wanted += [("b2", "b", "b2", False), ("b3", "b", "b3", False)]
+    expected = ["b1", "q0", "b2", "q1", "b3", "q2", "a1"]
+    assert await _in_which_order(pool, ends, wanted) == expected
+    await held
+
+
+def _next(line: Line, *works: Work) -> list[str]:
+    """Return whose the next turns are, while nobody is at work."""
+    waiting = {line.wait(work, is_repeat=False): work for work in works}
+    order = []
+    while (following := line.next(())) is not None:
+        order.append(waiting[following].owner)
+    return order
+
+
+async def test_what_is_remembered_of_owners_is_bounded() -> None:
+    line = Line()
+    for number in range(1200):
+        line.serve(str(number))
+    assert len(line._served) == 1000
+    assert _next(line, Work("200"), Work("1199"), Work("0"), Work("201")) == [
+        "0",
+        "200",
+        "201",
+        "1199",
+    ]
+    assert len(line._served) == 1000
+
+
+async def test_a_repeat_is_before_all_others() -> None:
+    line = Line()
+    line.serve("a")
+    for work, is_repeat in ((Work("b", quick=True), False), (Work("a"), True)):
+        line.wait(work, is_repeat=is_repeat)
+    repeat = line._waiting[1].child
+    assert line.next([Work("a")]) is repeat
 
 
 async def test_a_cancelled_caller_does_not_spoil_the_next_answer(pool: Pool, gate: Gate) -> None:

@@ -208,3 +208,46 @@ async def test_who_follows_reads_by_itself_when_its_leader_leaves(house: House) 
     assert engine.seen == [0, 0]
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
+
+
+async def test_those_who_followed_a_failure_try_at_once(house: House) -> None:
+    engine = failing.Sinking()
+    pipeline = house.pipeline(engine)
+    request = house.request(helpers.pages_pdf(1))
+    runs = [asyncio.create_task(pipeline.run(request, house.me)) for _ in range(3)]
+    async with asyncio.timeout(30):
+        await engine.asked.acquire()
+        engine.gate.release()
+        for _ in range(2):  # both ask before either is answered
+            await engine.asked.acquire()
+        for _ in range(2):
+            engine.gate.release()
+        outcomes = await asyncio.gather(*runs, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [PageFailed] * 3
+    assert len(engine.seen) == 3
+
+
+async def test_who_leaves_after_a_page_was_read_has_paid_for_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cutting = asyncio.Event()
+
+    async def crop(*_: object, **__: object) -> list[bytes]:
+        cutting.set()
+        await asyncio.Event().wait()
+        return []
+
+    engine = failing.Scripted(GOOD)
+    pipeline = house.pipeline(engine)
+    request = house.request(helpers.two_pictures_pdf(), want_regions=True, want_images=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(Pages, "crop", crop)  # a drawing process that is slow
+        running = asyncio.create_task(pipeline.run(request, house.me))
+        async with asyncio.timeout(30):
+            await cutting.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    (row,) = house.entries
+    assert (row.outcome, row.pages, row.tokens) == ("cancelled", 1, Usage(10, 2))
+    result = await pipeline.run(request, house.me)
+    assert (result.usage, len(engine.tasks)) == (Usage(), 1)

@@ -36,19 +36,19 @@ async def test_r14_an_organisations_requests_are_bounded() -> None:
     world = World(bounds=Bounds(requests=3, org_requests=2))
     one, other = Share("one"), Share("other")
     with world.scheduler.enter(one), world.scheduler.enter(one):
-        for refused in (world.scheduler.enter(one).__enter__, world.scheduler.check_room):
-            with pytest.raises(RateLimited, match="has 2 OCR requests open") as raised:
-                refused(*(() if refused != world.scheduler.check_room else (one,)))
-            assert raised.value.headers() == {"Retry-After": "5"}
-        world.scheduler.check_room(other)
+        with pytest.raises(RateLimited, match="has 2 OCR requests open") as raised:
+            world.scheduler.enter(one).__enter__()
+        assert raised.value.headers() == {"Retry-After": "5"}
         with world.scheduler.enter(other):
             with pytest.raises(Overloaded) as everybody:
-                world.scheduler.check_room(other)
+                world.scheduler.enter(other).__enter__()
             assert everybody.value.headers() == {"Retry-After": "5"}
             with pytest.raises(RateLimited):
-                world.scheduler.check_room(one)
-        world.scheduler.check_room(other)
-    world.scheduler.check_room(one)
+                world.scheduler.enter(one).__enter__()
+        with world.scheduler.enter(other):
+            pass
+    with world.scheduler.enter(one):
+        pass
     await world.end()
 
 
