@@ -56,7 +56,10 @@ async def test_r14_pages_are_bounded_and_a_document_is_taken_whole() -> None:
     world = World(bounds=Bounds(pages=100, org_pages=50))
     world.admit("one", 49)
     world.admit("one", 1000)
-    for refuse in (lambda: world.admit("one", 1), lambda: world.scheduler.check_room(Share("one"))):
+    for refuse in (
+        lambda: world.admit("one", 1),
+        lambda: world.scheduler.enter(Share("one")).__enter__(),
+    ):
         with pytest.raises(RateLimited, match="has 50 pages waiting, the most"):
             refuse()
     with pytest.raises(Overloaded):
