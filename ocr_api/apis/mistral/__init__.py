@@ -238,7 +238,8 @@ class _Reading:
         pipeline, limits = self.services.pipeline, self.services.limits
         async with pipeline.open(self._wanted(held.body, who, seconds), who) as run:
             held.release()
-            limits.take_pages(who, len(run.indices))
+            if run.missing:  # who repeats a request has paid for the others
+                limits.take_pages(who, run.missing)
             async with aclosing(pipeline.pages(run)) as pages:
                 yield run, pages
 
