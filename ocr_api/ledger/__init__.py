@@ -100,7 +100,9 @@ class Ledger:
             if fetched is None:
                 break
             found |= await _decoded(fetched)
-        return found
+        # While the database was asked, somebody may have read one.
+        late = ((key, self._queue.find(org_id, key, now)) for key in far if key not in found)
+        return found | {key: kept for key, kept in late if kept is not None}
 
     async def _ask(self, org_id: str, keys: Sequence[str]) -> set[str]:
         ask = rows.known(self._database, org_id, keys, int(self._clock()))

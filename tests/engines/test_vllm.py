@@ -29,7 +29,7 @@ from files_api.kit.errors import (
     SchemaRefused,
 )
 from model_registry.card import Card, Sampling
-from ocr_api.engines import PageTask, Question, Supplies
+from ocr_api.engines import PageRefused, PageTask, Question, Supplies
 from ocr_api.engines.vllm import Vllm
 from ocr_api.engines.vllm.answer import MAX_BYTES, Lines
 from ocr_api.engines.vllm.tokens import align
@@ -364,9 +364,9 @@ def refused(status: str, message: str = SECRET, **more: object) -> fake_server.A
         ("400 Bad Request", "The prompt is longer than the maximum model length", ContextTooLong),
         ("400 Bad Request", "This model's maximum context length is 8192 tokens", ContextTooLong),
         ("400 Bad Request", "The prompt (total length 9) is too long", ContextTooLong),
-        ("400 Bad Request", f"cannot identify image {SECRET}", PageFailed),
-        ("400 Bad Request", "Grammar error", PageFailed),
-        ("422 Unprocessable Entity", SECRET, PageFailed),
+        ("400 Bad Request", f"cannot identify image {SECRET}", PageRefused),
+        ("400 Bad Request", "Grammar error", PageRefused),
+        ("422 Unprocessable Entity", SECRET, PageRefused),
         ("413 Too Large", SECRET, PageFailed),
         ("401 Unauthorized", SECRET, EngineUnavailable),
         ("403 Forbidden", SECRET, EngineUnavailable),
@@ -393,7 +393,7 @@ async def test_a_status_has_one_meaning(
 async def test_a_schema_may_be_refused(engine: Vllm, message: str) -> None:
     async with serving(refused("400 Bad Request", message)) as server:
         await fails(engine, server.url, SchemaRefused, schema={"type": "object"})
-        await fails(engine, server.url, PageFailed)
+        await fails(engine, server.url, PageRefused)
 
 
 async def test_a_refusal_may_come_inside_a_stream(engine: Vllm) -> None:
@@ -710,10 +710,10 @@ async def test_a_loop_wastes_at_most_a_quarter(
         ("do=reset", PageFailed),
         ("do=hang", EngineTimeout),
         ("do=hang,at=0.5", EngineTimeout),
-        ("do=http400", PageFailed),
+        ("do=http400", PageRefused),
         ("do=http400,message=maximum context length", ContextTooLong),
         ("do=http404", EngineUnavailable),
-        ("do=http422", PageFailed),
+        ("do=http422", PageRefused),
         ("do=http429", EngineBusy),
         ("do=http500", PageFailed),
         ("do=http503", EngineBusy),

@@ -786,7 +786,7 @@ async def test_a_bad_answer_is_asked_for_again(first: Reading, room: int) -> Non
     engine = Scripted(first, '{"total": 1}')
     annotator = Annotator(engine.ask, card("chat"), request_id="x")
     assert await annotator.ask_json("?", None, TOTAL) == ({"total": 1}, Usage(200, 14))
-    assert annotator.usage == Usage(200, 14)
+    assert (annotator.usage, annotator.wasted) == (Usage(100, 7), Usage(100, 7))
     again = engine.asked[1]
     assert again.max_tokens == room
     assert again.request_id == "x-n1-a2"
@@ -830,7 +830,7 @@ async def test_two_bad_answers_fail_without_the_documents_words(
         await annotator.ask_json("?", None, TOTAL)
     assert "SECRET" not in caught.value.message
     assert caught.value.status == 500
-    assert annotator.usage == Usage(200, 14)
+    assert (annotator.usage, annotator.wasted) == (Usage(), Usage(200, 14))
 
 
 async def test_a_servers_refusal_is_passed_on() -> None:
