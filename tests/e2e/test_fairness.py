@@ -159,7 +159,7 @@ def test_two_organisations_share(race: Race) -> None:
 
 def test_organisations_share_by_weight(race: Race, engine: Standin) -> None:
     """R15: three times the weight is three pages for each of the other's."""
-    engine.fault(SLOW, "do=slow,delay=0.25")  # so that pages are drawn before a place is free
+    engine.fault(SLOW, "do=slow,delay=0.6")  # so that pages are drawn before a place is free
     race.enter_first("light", LARGE)
     heavy = race.enter("heavy", 45, key=2)
     between = span(race.order(), heavy)
