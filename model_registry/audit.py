@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from model_registry.card import Card
-from model_registry.routing import DEFAULT, Routes, Target
+from model_registry.routing import DEFAULT, Route, Routes, Servers
 
 _LEAST_ANSWER = 512
 """Tokens that must be left for the answer to the largest page; print on A4 takes some 900."""
@@ -54,8 +54,8 @@ def check_routes(table: Routes) -> list[str]:
     for name, route in table.routes.items():
         if not any(target.weight for target in route.targets):
             problems.append(f"route {name}: the weights are all 0, so nothing would be chosen")
-        if route.sticky == "file":
-            problems.append(f"route {name}: sticky: file is not supported yet; use org or request")
+        if route.fallback and sum(1 for target in route.targets if target.weight) == 1:
+            problems.append(f"route {name}: fallback needs another target that has a weight")
     return problems
 
 
@@ -160,7 +160,7 @@ class Names:
         found = [
             f"route {name}: {problem}"
             for name, route in self._table.routes.items()
-            for target in route.targets
+            for target in _servers(route)
             if (problem := self._target_problem(target))
         ]
         named = [(f"alias {alias}", meant) for alias, meant in self._table.aliases.items()]
@@ -204,7 +204,7 @@ class Names:
             if card in self._cards and self._cards[card].annotation is None
         ]
 
-    def _target_problem(self, target: Target) -> str | None:
+    def _target_problem(self, target: Servers) -> str | None:
         card = self._cards.get(target.card)
         if card is None:
             hint = "; it is hidden" if target.card in self._hidden else ""
@@ -241,3 +241,7 @@ class Names:
     def _final(self, name: str) -> str:
         meant = self._table.default if name == DEFAULT else name
         return self._card_aliases.get(meant, meant)
+
+
+def _servers(route: Route) -> list[Servers]:
+    return [*route.targets, *route.shadow]

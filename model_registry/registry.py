@@ -9,7 +9,18 @@ from pathlib import Path
 
 from model_registry import audit
 from model_registry.card import Card, CardError, scan_cards
-from model_registry.routing import DEFAULT, Route, Routes, Target, pick, read_routes
+from model_registry.routing import (
+    DEFAULT,
+    Route,
+    Routes,
+    Servers,
+    Shadow,
+    Sticky,
+    Target,
+    pick,
+    plain_url,
+    read_routes,
+)
 
 _LONGEST_QUOTE = 100
 """Characters of a name that a message repeats: a client may send a whole data URI as model."""
@@ -44,9 +55,28 @@ class Choice:
     """The public name, as it was asked for; the default's where none was."""
     card: Card
     urls: tuple[str, ...] = ()
-    """Base URLs of the replicas; none for an embedded engine."""
+    """Base URLs of the replicas, as they are now; none for an embedded engine."""
+    route: str = ""
+    """The name of the route, which is the card's id where the card has none of its own."""
+    target: Target | None = None
+    """What the route names."""
+    shadows: tuple[Shadow, ...] = ()
+    """Who reads some of the pages, too."""
     missing: str | None = None
     """The card that knows where pictures are, where they are wanted and no server runs it."""
+
+
+class Steering:
+    """What is known of traffic beside the routes; this one knows nothing."""
+
+    def is_away(self, route: str, target: Target) -> bool:
+        """Tell whether a target of a route is left out now."""
+        del route, target
+        return False
+
+    def addresses(self, urls: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the servers that base URLs stand for now; at least one where there is a URL."""
+        return tuple(map(plain_url, urls))
 
 
 class Registry:
@@ -60,6 +90,8 @@ class Registry:
         show_hidden: bool = False,
         urls: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
+        self.steering = Steering()
+        """Asked at every choice; who knows more puts something else here."""
         self._cards = {card.id: card for card in cards if show_hidden or not card.hidden}
         self._aliases = {alias: card.id for card in self._cards.values() for alias in card.aliases}
         self._routes = routes
@@ -86,14 +118,22 @@ class Registry:
         asked = name or self._routes.default
         meant = self._meaning(asked)
         if meant in self._served:
-            route = self._served[meant]
-            target = pick(route, secrets.token_hex() if route.sticky == "request" else key)
-            choice = Choice(asked, self._cards[target.card], target.urls)
+            choice = self._choose(asked, meant, key)
             return self._with_pictures(choice, key) if pictures else choice
         if meant in self._cards:
             routes = [name for name in self.names() if self._cards[meant] in self.cards_of(name)]
             raise UnservedModelError(asked, self.names(), routes)
         raise UnknownModelError(asked, self.names())
+
+    def sticky(self, name: str | None) -> Sticky:
+        """Return what the key of a choice should be made of; ``org`` where nothing has the name."""
+        route = self._served.get(self._meaning(name or self._routes.default))
+        return route.sticky if route else "org"
+
+    def adopt(self, other: Registry) -> None:
+        """Become what another registry is, at once; whoever holds this one sees the change."""
+        self._cards, self._aliases = other._cards, other._aliases
+        self._routes, self._served = other._routes, other._served
 
     def names(self) -> list[str]:
         """Return the public names that answer, without aliases."""
@@ -116,21 +156,39 @@ class Registry:
             if all(card.annotation is not None for card in self.cards_of(name))
         ]
 
+    def routes(self) -> dict[str, Route]:
+        """Return the routes by their names, those that cards without one have among them."""
+        return {name: self._served[name] for name in self.names()}
+
+    def every_card(self) -> list[Card]:
+        """Return all cards, also those that nothing runs now: another routes file may."""
+        return [*self._cards.values()]
+
     def cards(self) -> list[Card]:
-        """Return the cards that some public name may answer with."""
+        """Return the cards that some public name may answer with, or that read as shadows."""
         return [self._cards[card] for card in self.servers()]
 
     def servers(self) -> dict[str, tuple[str, ...]]:
         """Return the addresses that run each card that is served; none for an embedded one."""
         found: dict[str, tuple[str, ...]] = {}
         for route in self._served.values():
-            for target in route.targets:
-                found[target.card] = (*found.get(target.card, ()), *target.urls)
+            everyone: list[Servers] = [*route.targets, *route.shadow]
+            for one in everyone:
+                urls = self.steering.addresses(one.urls)
+                found[one.card] = (*found.get(one.card, ()), *urls)
         return {card: tuple(dict.fromkeys(found[card])) for card in self._cards if card in found}
 
     def cards_of(self, name: str) -> list[Card]:
         """Return the cards that one of `names` may answer with, in the order of its targets."""
         return [self._cards[target.card] for target in self._served[name].targets]
+
+    def _choose(self, asked: str, name: str, key: str) -> Choice:
+        """Return who answers for a route, asked for by some name of it."""
+        route = self._served[name]
+        key = secrets.token_hex() if route.sticky == "request" else key
+        target = pick(route, key, lambda one: self.steering.is_away(name, one))
+        urls = self.steering.addresses(target.urls)
+        return Choice(asked, self._cards[target.card], urls, name, target, route.shadow)
 
     def _with_pictures(self, choice: Choice, key: str) -> Choice:
         better = choice.card.regions_card

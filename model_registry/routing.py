@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,10 +22,15 @@ DEFAULT = "default"
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?")
 """Host or IPv6 address in brackets, and port (RFC 3986, 3.2, without the user)."""
 _LAST_PORT = 65535
+_SERVICE = "dns+"
+Sticky = Literal["org", "file", "request"]
+"""What keeps its target as long as the weights stay; with ``request`` nothing does."""
 
 
 def base_url(url: str) -> str:
     """Return the base URL of a server, without a slash at its end.
+
+    ``dns+http`` and ``dns+https`` stand for all servers that the name of the host leads to.
 
     Raises:
         ValueError: it is none; the message does not repeat it, since it may hold a password.
@@ -34,7 +41,9 @@ def base_url(url: str) -> str:
         raise ValueError("an address holds no user or password; a key is RECTO_ENGINE_API_KEY")
     if any(char in "?#" or char.isspace() or not char.isprintable() for char in url):
         raise ValueError("an address holds no blank, no query (?) and no fragment (#)")
-    if scheme.lower() not in {"http", "https"} or not _is_authority(authority):
+    if scheme.lower().removeprefix(_SERVICE) not in {"http", "https"} or not _is_authority(
+        authority
+    ):
         raise ValueError("an address must be such as http://host:8000/v1")
     return url.rstrip("/")
 
@@ -51,6 +60,16 @@ def _is_authority(text: str) -> bool:
     return True
 
 
+def is_service(url: str) -> bool:
+    """Tell whether a base URL stands for all servers that its name leads to."""
+    return url.lower().startswith(_SERVICE)
+
+
+def plain_url(url: str) -> str:
+    """Return a base URL as it is asked: without ``dns+``."""
+    return url[len(_SERVICE) :] if is_service(url) else url
+
+
 def place(url: str) -> str:
     """Return host and port of a base URL, to be shown: never a user or a password."""
     return urlsplit(url).netloc.rpartition("@")[2]
@@ -64,22 +83,51 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Target(_Strict):
-    """One card behind a public name."""
+class Servers(_Strict):
+    """A card, and where it runs."""
 
     card: str
     """The id of a card."""
     urls: tuple[BaseUrl, ...] = ()
     """Base URLs (ending in ``/v1``) of the replicas that run it; none for embedded engines."""
+
+
+class Target(Servers):
+    """One card behind a public name."""
+
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 100
+
+
+class Shadow(Servers):
+    """A card that reads a part of a route's pages, too, and never answers."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Part of the pages that it reads."""
+
+
+class Fallback(_Strict):
+    """When a target is left out for a while: rates among the last pages that it read."""
+
+    errors: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Pages that its servers failed to answer."""
+    empty: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Pages with print that it read as empty."""
+    repetition: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Pages on which it repeated itself, also where another try helped."""
+    pages: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """The last pages that are looked at; before so many, nothing happens."""
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """How long the target is left out, before it is tried again."""
 
 
 class Route(_Strict):
     """A public name's targets."""
 
-    sticky: Literal["org", "file", "request"] = "org"
-    """What keeps its target as long as the weights stay; with ``request`` nothing does."""
+    sticky: Sticky = "org"
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    shadow: tuple[Shadow, ...] = ()
+    fallback: Fallback | None = None
+    """None: a target is never left out."""
 
 
 class Routes(_Strict):
@@ -102,19 +150,40 @@ def read_routes(path: Path) -> Routes:
     return read_as(Routes, path)
 
 
-def pick(route: Route, key: str) -> Target:
+def pick(route: Route, key: str, is_away: Callable[[Target], bool] = lambda _: False) -> Target:
     """Return the target for a key: always the same one while the weights stay.
 
     Weighted rendezvous hashing (Schindelhauer and Schomaker, 2005): when one weight changes,
     only keys that enter or leave that target move.
+
+    Args:
+        route: at least one of its targets has a weight.
+        key: what is to keep its target.
+        is_away: tells which targets are left out; where all are, none is.
     """
-    return max(route.targets, key=lambda target: _score(target, key))
+    weighted = [number for number, target in enumerate(route.targets) if target.weight]
+    there = [number for number in weighted if not is_away(route.targets[number])]
+    names = _names(route.targets)
+    best = max(
+        there or weighted,
+        key=lambda number: _score(names[number], route.targets[number].weight, key),
+    )
+    return route.targets[best]
 
 
-def _score(target: Target, key: str) -> float:
-    if target.weight == 0:
-        return 0.0
-    digest = hashlib.sha256(f"{target.card}\n{key}".encode()).digest()
+def _names(targets: Sequence[Target]) -> list[str]:
+    """Return what tells the targets apart: the card, with a number where it comes again."""
+    seen = Counter[str]()
+    names = []
+    for target in targets:
+        seen[target.card] += 1
+        count = seen[target.card]
+        names.append(target.card if count == 1 else f"{target.card}#{count}")
+    return names
+
+
+def _score(name: str, weight: int, key: str) -> float:
+    digest = hashlib.sha256(f"{name}\n{key}".encode()).digest()
     # 53 bits fit a float exactly; the half keeps the share strictly between 0 and 1.
     share = ((int.from_bytes(digest[:8], "big") >> 11) + 0.5) / 2**53
-    return -target.weight / math.log(share)
+    return -weight / math.log(share)

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from model_registry.card import Card, CardError, read_cards
-from model_registry.registry import Registry, UnknownModelError, UnservedModelError, load
-from model_registry.routing import Route, Routes, Target, pick, place
+from model_registry.registry import Registry, Steering, UnknownModelError, UnservedModelError, load
+from model_registry.routing import Route, Routes, Target, pick, place, plain_url
 
 CARD = """
 id: {id}
@@ -88,24 +88,48 @@ def test_a_route_serves_a_card() -> None:
     assert registry.annotators() == ["best"]
 
 
-def test_picks_follow_the_weights_and_only_the_changed_target_moves() -> None:
-    def picks(weight: int) -> dict[str, str]:
-        targets = (Target(card="a", weight=weight), Target(card="b", weight=30), Target(card="c"))
-        route = Route(targets=targets)
-        return {str(key): pick(route, str(key)).card for key in range(20_000)}
+PICKS = 100_000
 
-    before, after = picks(70), picks(35)
-    shares = Counter(before.values())
-    assert abs(shares["a"] / 20_000 - 70 / 200) < 0.015
-    assert abs(shares["b"] / 20_000 - 30 / 200) < 0.015
-    moved = {key for key in before if before[key] != after[key]}
-    assert moved
-    assert all(before[key] == "a" for key in moved)
+
+def picks(*targets: Target, away: str = "") -> list[str]:
+    """Return the card of each of many keys."""
+    route = Route(targets=targets)
+    return [pick(route, str(key), lambda one: one.card == away).card for key in range(PICKS)]
+
+
+def weighted(**weights: int) -> tuple[Target, ...]:
+    return tuple(Target(card=card, weight=weight) for card, weight in weights.items())
+
+
+def test_picks_follow_the_weights_and_only_the_changed_target_moves() -> None:
+    before, after = picks(*weighted(a=70, b=30, c=100)), picks(*weighted(a=35, b=30, c=100))
+    shares = Counter(before)
+    for card, share in (("a", 0.35), ("b", 0.15), ("c", 0.5)):
+        assert abs(shares[card] / PICKS - share) < 0.01  # a percentage point
+    moved = {(old, new) for old, new in zip(before, after, strict=True) if old != new}
+    assert moved == {("a", "b"), ("a", "c")}
+
+
+def test_a_target_that_is_left_out_moves_its_own_keys_only() -> None:
+    before, after = picks(*weighted(a=70, b=30)), picks(*weighted(a=70, b=30), away="b")
+    assert set(after) == {"a"}
+    assert picks(*weighted(a=1), away="a") == ["a"] * PICKS  # better than nobody
+    moved = {(old, new) for old, new in zip(before, after, strict=True) if old != new}
+    assert moved == {("b", "a")}
+
+
+def test_one_card_may_be_two_targets() -> None:
+    targets = (
+        Target(card="a", urls=("http://old:8000/v1",), weight=75),
+        Target(card="a", urls=("http://new:8000/v1",), weight=25),
+    )
+    route = Route(targets=targets)
+    shares = Counter(pick(route, str(key)).urls for key in range(PICKS))
+    assert abs(shares[targets[1].urls] / PICKS - 0.25) < 0.01
 
 
 def test_weight_zero_gets_nothing() -> None:
-    route = Route(targets=(Target(card="a", weight=0), Target(card="b", weight=1)))
-    assert {pick(route, str(key)).card for key in range(500)} == {"b"}
+    assert set(picks(*weighted(a=0, b=1))) == {"b"}
 
 
 def test_check_lists_every_problem_of_every_file(tmp_path: Path) -> None:
@@ -214,8 +238,8 @@ def test_hidden_cards_may_be_routed_to_when_they_are_shown(tmp_path: Path) -> No
             "route r: the weights are all 0",
         ),
         (
-            "default: a\nroutes: {r: {sticky: file, targets: [{card: a}]}}",
-            "route r: sticky: file is not supported yet",
+            "default: a\nroutes: {r: {fallback: {errors: .2}, targets: [{card: a}]}}",
+            "route r: fallback needs another target that has a weight",
         ),
         ("default: a\nannotator: b", "annotator: b cannot annotate"),
         ("default: a\nannotator: gone", "annotator: there is no model or route 'gone'"),
@@ -411,3 +435,48 @@ def test_an_embedded_card_takes_no_address_from_a_route(tmp_path: Path) -> None:
     routes = "default: a\nroutes: {r: {targets: [{card: a, urls: ['http://gpu/v1']}]}}"
     found = problems_of(tmp_path, routes, a="embedded: true\n")
     assert found == ["route r: a runs inside Recto and takes no urls"]
+
+
+class Elsewhere(Steering):
+    """Knows that one card is away, and what a name leads to."""
+
+    def is_away(self, route: str, target: Target) -> bool:
+        return (route, target.card) == ("mix", "org/vlm")
+
+    def addresses(self, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{plain_url(url)}/{number}" for url in urls for number in range(2))
+
+
+def test_what_is_known_of_traffic_steers_each_choice() -> None:
+    vlm = {"card": "org/vlm", "urls": ["dns+http://gpu:8000/v1"]}
+    shadow = {"card": "org/vlm", "urls": ["http://gpu:1/v1"], "share": 0.5}
+    registry = make_registry(
+        routes={
+            "mix": {"targets": [vlm, {"card": "cpu", "weight": 1}], "shadow": [shadow]},
+            "one": {"targets": [vlm], "sticky": "file"},
+        }
+    )
+    registry.steering = Elsewhere()
+    choice = registry.choose("mix", "key")
+    assert (choice.card.id, choice.route, choice.urls) == ("cpu", "mix", ())
+    assert [one.share for one in choice.shadows] == [0.5]
+    choice = registry.choose("one", "key")
+    assert choice.urls == ("http://gpu:8000/v1/0", "http://gpu:8000/v1/1")
+    assert choice.target is not None
+    assert choice.target.urls == ("dns+http://gpu:8000/v1",)
+    assert len(registry.servers()["org/vlm"]) == 4
+    assert [registry.sticky(name) for name in ("one", "mix", "nobody", None)] == [
+        "file",
+        "org",
+        "org",
+        "org",
+    ]
+
+
+def test_a_registry_becomes_another_for_all_who_hold_it() -> None:
+    held = make_registry(routes={"old": {"targets": [{"card": "cpu"}]}})
+    steering = held.steering
+    held.adopt(make_registry(routes={"new": {"targets": [{"card": "cpu"}]}}))
+    assert "new" in held.names()
+    assert "old" not in held.names()
+    assert held.steering is steering
