@@ -52,7 +52,7 @@ class FilesService:
         previous = _bytes(settings.previous_secret_key)
         self.links = Links(secret, previous, settings.public_url)
         self.database = Database(settings.effective_database_url())
-        self.keys = Keys(self.database, secret, previous)
+        self.keys = Keys(self.database, secret, previous, required=settings.require_keys)
         self.limits = Limits(_rates(settings))
         self.idempotency = Idempotency(self.database)
         self.blobs = open_store(settings.effective_blob_url())

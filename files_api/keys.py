@@ -16,12 +16,11 @@ import re
 import secrets
 import string
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from logging import WARNING
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Row, Select, select, update
 
@@ -39,6 +38,7 @@ from files_api.kit.db import Database
 from files_api.kit.errors import OrganisationRefused, StorageUnavailable, Unauthorized
 from files_api.kit.ids import is_id
 from files_api.kit.observe import log
+from files_api.kit.recent import Recent
 from files_api.links import hkdf_sha256
 from files_api.tables import ApiKeyRow, Organisation
 
@@ -87,23 +87,27 @@ class Keys:
         secret: bytes,
         previous: bytes | None = None,
         clock: Callable[[], float] = time.time,
+        required: bool = False,
     ) -> None:
-        """Take the master secret, from which the pepper is derived, and the one before it."""
+        """Take the master secret, from which the pepper is derived, and the one before it.
+
+        ``required``: every caller needs a key, also before the first was made.
+        """
         self._database = database
         self._clock = clock
         self._current = _Pepper(secret)
         peppers = [self._current, *([_Pepper(previous)] if previous else [])]
         self._peppers = {pepper.id: pepper for pepper in peppers}
-        self._good: _Recent[Principal] = _Recent(_MOST_HELD)
-        self._limits: _Recent[OrgLimits] = _Recent(_MOST_HELD)
-        self._found_any = False
+        self._good: Recent[Principal] = Recent(_MOST_HELD)
+        self._limits: Recent[OrgLimits] = Recent(_MOST_HELD)
+        self._found_any = required
         self._asked_at: float | None = None
         self._asking: dict[str, asyncio.Task[Any]] = {}
-        self._noted: _Recent[bool] = _Recent(_MOST_HELD)
+        self._noted: Recent[bool] = Recent(_MOST_HELD)
         self._noting: dict[str, asyncio.Task[None]] = {}
 
     async def any(self) -> bool:
-        """Tell whether a key was ever made, revoked or not; from then on every caller needs one.
+        """Tell whether every caller needs a key: one was ever made, revoked or not.
 
         Raises:
             StorageUnavailable: the database does not answer; nobody is let in on a guess.
@@ -340,32 +344,6 @@ class _Pepper:
 
     def mac(self, secret: str) -> str:
         return hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256").hex()
-
-
-class _Recent(Generic[Answer]):
-    """Answers that hold for some seconds, at most so many; what was unused longest goes first."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: OrderedDict[str, tuple[float, float, Answer]] = OrderedDict()
-
-    def get(self, key: str, now: float) -> Answer | None:
-        since, until, answer = self._held.get(key, (0.0, 0.0, None))
-        # A clock that was set back must not make an answer hold longer.
-        if answer is None or not since <= now < until:
-            self._held.pop(key, None)
-            return None
-        self._held.move_to_end(key)
-        return answer
-
-    def put(self, key: str, since: float, until: float, answer: Answer) -> None:
-        self._held[key] = (since, until, answer)
-        self._held.move_to_end(key)
-        if len(self._held) > self._most:
-            self._held.popitem(last=False)
-
-    def clear(self) -> None:
-        self._held.clear()
 
 
 def _joined() -> Select[ApiKeyRow, Organisation]:

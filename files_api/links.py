@@ -13,7 +13,6 @@ DNS), and the signature alone proves that the link is ours.
 from __future__ import annotations
 
 import hmac
-import os
 import re
 import secrets
 from base64 import urlsafe_b64encode
@@ -23,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from files_api.kit.disk import sync_folder
+from files_api.kit.disk import write_private
 from files_api.kit.errors import LinkForbidden
 from files_api.kit.ids import is_id
 
@@ -161,26 +160,11 @@ def load_or_make_secret(data_dir: Path) -> bytes:
     path = data_dir / "secret.key"
     with suppress(FileExistsError):
         if not path.exists():
-            _write_secret(path)
+            write_private(path, secrets.token_bytes(_SECRET_BYTES))
     secret = path.read_bytes()
     if len(secret) != _SECRET_BYTES:
         raise ValueError(f"{path} does not hold {_SECRET_BYTES} bytes")
     return secret
-
-
-def _write_secret(path: Path) -> None:
-    """Write a new secret under a name of its own, then link it: readers never see half of it."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(_SECRET_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
-    sync_folder(path.parent)
 
 
 def _derive(secret: bytes) -> _Key:

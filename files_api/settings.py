@@ -47,6 +47,9 @@ class FilesSettings(BaseSettings):
     secret_key: SecretStr | None = None
     """Master secret of signed links and of what checks API keys, at least 32 characters; empty
     means one that is generated once and kept in the data folder."""
+    require_keys: bool = False
+    """Refuse whoever shows no API key, also while none was made yet; the server may then listen on
+    any address from its first start on."""
     previous_secret_key: SecretStr | None = None
     """The master secret before the current one: its links stay valid until they expire, and its
     API keys move to the current one when they are used."""

@@ -17,7 +17,7 @@ from files_api.kit.bodies import JsonBodies
 from files_api.routes import router as files_router
 from model_registry.card import Card, CardError
 from model_registry.registry import Registry, load
-from model_registry.routing import place
+from model_registry.routing import Servers, place
 from ocr_api import migrations
 from ocr_api.apis import Check, Door, ModelServer, Services
 from ocr_api.documents import Documents, OpensFiles
@@ -165,7 +165,8 @@ def create(settings: Settings | None = None) -> ASGIApp:
             files.attach(app)
             stack.push_async_callback(usage.close)
             await usage.start()
-            await stack.enter_async_context(workshop)
+            if settings.role != "files":
+                await stack.enter_async_context(workshop)
             yield
 
     app = FastAPI(
@@ -196,15 +197,16 @@ def own_version() -> str:
 
 
 def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop: Workshop) -> None:
+    reads = settings.role != "files"
+    checks: dict[str, Check] = {"database": files.database.check, "blob store": files.blobs.check}
+    if reads:
+        checks["drawing"] = partial(_drawing_check, workshop)
     services = Services(
         pipeline=workshop.pipeline,
         registry=workshop.registry,
-        checks={
-            "database": files.database.check,
-            "blob store": files.blobs.check,
-            "drawing": partial(_drawing_check, workshop),
-        },
-        model_checks=_model_checks(workshop),
+        checks=checks,
+        model_checks=partial(_model_checks, workshop) if reads else dict,
+        routes=partial(_servers_of_routes, workshop.registry) if reads else dict,
         bodies=JsonBodies(settings.max_json_bytes, settings.max_json_bytes * BODIES_AT_ONCE),
         max_answer_bytes=settings.max_answer_bytes,
         limits=files.limits,
@@ -212,8 +214,10 @@ def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop:
     )
     for name in settings.doors or named.names(DOORS):
         door = named.leaf(DOORS, name, Door)()  # type: ignore[type-abstract]
-        app.include_router(door.router(services))
-    app.include_router(files_router())
+        if reads or not door.reads:
+            app.include_router(door.router(services))
+    if settings.role != "ocr":
+        app.include_router(files_router())
 
 
 def _model_checks(workshop: Workshop) -> dict[ModelServer, Check]:
@@ -222,6 +226,17 @@ def _model_checks(workshop: Workshop) -> dict[ModelServer, Check]:
         (card.id, place(url) if url else None): partial(_engine_check, workshop, card, url)
         for card in workshop.registry.cards()
         for url in servers[card.id] or (None,)
+    }
+
+
+def _servers_of_routes(registry: Registry) -> dict[str, list[ModelServer]]:
+    def servers(one: Servers) -> list[ModelServer]:
+        urls = registry.steering.addresses(one.urls)
+        return [(one.card, place(url)) for url in urls] or [(one.card, None)]
+
+    return {
+        name: [server for one in route.targets if one.weight for server in servers(one)]
+        for name, route in registry.routes().items()
     }
 
 

@@ -182,8 +182,11 @@ async def _revision(url: str) -> str | None:
 def keys_problems(settings: Settings, host: str) -> list[str]:
     """Return why the service must not listen on an address that other machines reach.
 
-    It may once an API key was made, since from then on every caller needs one. Makes nothing.
+    It may once an API key was made, or where keys are required before, since then every caller
+    needs one. Makes nothing.
     """
+    if settings.require_keys:
+        return []
     url = settings.effective_database_url()
     parsed = async_url(url)
     refused = f"Refusing to listen on {host}: "
@@ -197,7 +200,8 @@ def keys_problems(settings: Settings, host: str) -> list[str]:
         return [f"{refused}whether there are API keys is not known; the database failed ({kind})."]
     why = (
         f"{refused}no API keys are configured, so anyone who reaches the port could read every"
-        " document. Make one (recto orgs create NAME, then recto keys create --org NAME), or listen"
+        " document. Make one (recto orgs create NAME, then recto keys create --org NAME), set"
+        " RECTO_REQUIRE_KEYS=true to make one while it runs, or listen"
         " on 127.0.0.1, behind a proxy that checks who is calling."
     )
     return [why]

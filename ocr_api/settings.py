@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import orjson
 from pydantic import Field, SecretStr, field_validator
@@ -17,6 +17,8 @@ from files_api.settings import FilesSettings
 from model_registry.routing import BaseUrl
 
 MIB = 1024 * 1024
+Role = Literal["all", "files", "ocr"]
+ROLES: tuple[Role, ...] = get_args(Role)
 _ENGINE_PROCESS_BYTES = 1536 * MIB  # what one rapidocr process holds at its worst, rounded up
 _URLS_SHAPE = 'must be a JSON object such as {"zai-org/GLM-OCR": "http://host:8000/v1"}'
 
@@ -31,6 +33,8 @@ def configs() -> Path:
 class Settings(FilesSettings):
     """All settings of the service; each is an environment variable with the prefix ``RECTO_``."""
 
+    role: Role = "all"
+    """What this process serves: everything, the files API alone, or the OCR APIs alone."""
     models_dir: Path = Field(default_factory=lambda: configs() / "models")
     """Folder of model cards, one YAML file each."""
     routes: Path = Field(default_factory=lambda: configs() / "routes.yaml")

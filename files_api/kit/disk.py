@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,3 +36,23 @@ def make_folders(folder: Path, within: Path | None = None) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
         with suppress(PermissionError):  # a parent that is not ours may be closed to us
             sync_folder(path.parent)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file for our eyes only (0600), durably; nobody ever sees a part of it.
+
+    Raises:
+        FileExistsError: the file is there already.
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    sync_folder(path.parent)

@@ -7,7 +7,7 @@ fewer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter
@@ -37,8 +37,10 @@ class Services:
     registry: Registry
     checks: Mapping[str, Check]
     """By the name of what is checked: what no request can be answered without."""
-    model_checks: Mapping[ModelServer, Check]
-    """The same for the servers of models, of which one at least must answer."""
+    model_checks: Callable[[], Mapping[ModelServer, Check]]
+    """The same for the servers of models, as the routes name them now."""
+    routes: Callable[[], Mapping[str, Sequence[ModelServer]]]
+    """The servers that may answer to each public name."""
     bodies: JsonBodies
     """Reads request bodies under the process's bounds."""
     max_answer_bytes: int
@@ -51,6 +53,10 @@ class Services:
 
 class Door(ABC):
     """One API."""
+
+    reads = True
+    """Whether it has documents read, or tells who does; the others are served with the files API,
+    too."""
 
     @abstractmethod
     def router(self, services: Services) -> APIRouter:

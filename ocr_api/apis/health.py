@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ from ocr_api.apis import Check, Door, ModelServer, Services
 
 CHECK_SECONDS = 5.0
 """A check that takes longer counts as failed."""
-READY = "ok"
+READY, DEGRADED = "ok", "degraded"
 SHARED_SECONDS = 1.0
 """How long an answer is given again: anybody may ask, and each check costs a write or a request."""
 
@@ -60,6 +60,8 @@ class Shared(Generic[Answer]):
 class Health(Door):
     """`/livez` never depends on anything else; `/readyz` says what is not ready."""
 
+    reads = False
+
     def router(self, services: Services) -> APIRouter:
         """Return the four health routes and the metrics."""
         router = APIRouter(tags=["health"])
@@ -74,15 +76,17 @@ class Health(Door):
 
         @router.get("/readyz", responses={503: {"description": "Something is not ready."}})
         async def readyz(request: Request) -> JSONResponse:
-            """Check the database, the blob store and each model's server; one model will do.
+            """Check the database, the blob store, and for each route whether a model answers.
 
-            An answer is given again for a second. A server that was told to end is not ready.
+            Without a model files are served all the same, so that the answer is `degraded` with
+            200. It is given again for a second. A server that was told to end is not ready.
             """
             body = await readiness.get()
             ending = getattr(request.state, "ending", None)  # of `ocr_api.listening`, if it serves
             if ending is not None and ending.begun:
                 body = {**body, "status": "stopping"}
-            return JSONResponse(body, status_code=200 if body["status"] == READY else 503)
+            fine = body["status"] in (READY, DEGRADED)
+            return JSONResponse(body, status_code=200 if fine else 503)
 
         @router.get("/metrics", response_class=PlainTextResponse)
         async def counted() -> PlainTextResponse:
@@ -98,15 +102,29 @@ class Health(Door):
 
 async def _readiness(services: Services) -> dict[str, Any]:
     """Make every check; return the body of the answer."""
-    checks = [*services.checks.values(), *services.model_checks.values()]
-    problems = await asyncio.gather(*map(_ask, checks))
+    model_checks = services.model_checks()
+    problems = await asyncio.gather(
+        *(_ask(check) for check in (*services.checks.values(), *model_checks.values()))
+    )
     needed, models = problems[: len(services.checks)], problems[len(services.checks) :]
-    ready = not any(needed) and not all(models)
-    names = [*services.checks, *_shown(services.model_checks, await _hidden(services))]
+    by_server = dict(zip(model_checks, models, strict=True))
+    routes = {name: _route(by_server, servers) for name, servers in services.routes().items()}
+    names = [*services.checks, *_shown(model_checks, await _hidden(services))]
+    status = "not ready" if any(needed) else DEGRADED if any(routes.values()) else READY
     return {
-        "status": READY if ready else "not ready",
-        "checks": {name: problem or "ok" for name, problem in zip(names, problems, strict=True)},
+        "status": status,
+        "checks": {name: problem or READY for name, problem in zip(names, problems, strict=True)},
+        "routes": {name: problem or READY for name, problem in routes.items()},
     }
+
+
+def _route(
+    problems: Mapping[ModelServer, str | None], servers: Sequence[ModelServer]
+) -> str | None:
+    """Return why nobody answers to a public name; None where somebody does."""
+    if any(problems.get(server) is None for server in servers):
+        return None
+    return "none of its models answers"
 
 
 async def _hidden(services: Services) -> bool:

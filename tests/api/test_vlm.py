@@ -345,19 +345,24 @@ async def test_a_server_that_is_away_is_named_and_others_go_on(site: Open) -> No
         checks = ready.json()["checks"]
         name = f"model {GLM} at {opened.server.url.split('/')[2]}"
         assert [one for one, answer in checks.items() if answer != "ok"] == [name]
-        assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+        routes = ready.json()["routes"]
+        assert [one for one, answer in routes.items() if answer != "ok"] == [GLM]
         failed = await opened.ask(GLM, status=503)
         assert failed["code"] == "engine_unavailable"
 
 
-async def test_without_any_model_the_service_is_not_ready(site: Open, tmp_path: Path) -> None:
+async def test_without_any_model_files_are_still_served(site: Open, tmp_path: Path) -> None:
     models = tmp_path / "models"
     models.mkdir()
     (models / "one.yaml").write_bytes((ROOT / "configs/models/glm-ocr.yaml").read_bytes())
     away = fake_server.cut(fake_server.nothing, reset=True)
     async with site(away, cards=[GLM], default=GLM, models_dir=models) as opened:
         ready = await opened.client.get("/readyz")
-    assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+        assert set(ready.json()["routes"].values()) == {"none of its models answers"}
+        kept = await opened.client.post("/v1/files", files={"file": b"kept"})
+        assert kept.status_code == 200
 
 
 # --- annotation ----------------------------------------------------------------------------------

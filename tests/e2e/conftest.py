@@ -35,6 +35,7 @@ class Server:
     data: Path
     banner: str
     """What it printed when it was ready."""
+    pid: int
 
 
 def _environment(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
@@ -44,9 +45,9 @@ def _environment(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
     return env | {"RECTO_DATA_DIR": str(data), "RECTO_FETCH_ALLOW": "127.0.0.1"}
 
 
-def run_recto(data: Path, *arguments: str, **settings: str) -> str:
-    """Run another command of `recto` with these settings; return what it printed, stripped."""
-    done = subprocess.run(
+def recto(data: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run another command of `recto` with these settings."""
+    return subprocess.run(
         [sys.executable, "-m", "ocr_api.cli", *arguments],
         env=_environment(data, settings),
         cwd=ROOT,
@@ -55,6 +56,11 @@ def run_recto(data: Path, *arguments: str, **settings: str) -> str:
         timeout=60,
         check=False,
     )
+
+
+def run_recto(data: Path, *arguments: str, **settings: str) -> str:
+    """Run another command of `recto` with these settings; return what it printed, stripped."""
+    done = recto(data, *arguments, **settings)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -66,11 +72,11 @@ def make_key(data: Path, org: str, **settings: str) -> str:
 
 
 @contextmanager
-def started(data: Path, **settings: str) -> Iterator[Server]:
-    """Run the whole service in a process of its own, with these settings (in capitals)."""
+def started(data: Path, *options: str, **settings: str) -> Iterator[Server]:
+    """Run the service in a process of its own, with these options and settings (in capitals)."""
     log = (data / "log.jsonl").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ocr_api.cli", "serve", "--port", "0"],
+        [sys.executable, "-m", "ocr_api.cli", "serve", "--port", "0", *options],
         env=_environment(data, settings),
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -81,9 +87,9 @@ def started(data: Path, **settings: str) -> Iterator[Server]:
         try:
             assert process.stdout
             lines = [process.stdout.readline() for _ in range(3)]
-            found = re.search(r"http://127\.0\.0\.1:\d+", lines[0])
+            found = re.search(r"http://[0-9.]+:\d+", lines[0])
             assert found, (data / "log.jsonl").read_text()
-            yield Server(found[0], data, "".join(lines))
+            yield Server(found[0], data, "".join(lines), process.pid)
         finally:
             process.terminate()
         # uvicorn ends in order, then dies of the signal it was sent.

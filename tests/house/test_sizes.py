@@ -49,11 +49,11 @@ HOMES = {
         "files_api/keys.py",
         "files_api/quota.py",
         "files_api/uploads/",
-        "ocr_api/usage.py",
+        "ocr_api/usage",
         "ocr_api/ledger/rows.py",
         "ocr_api/migrations/",
     ),
-    "uvicorn": ("ocr_api/cli.py", "ocr_api/listening/"),
+    "uvicorn": ("ocr_api/cli/serving.py", "ocr_api/listening/"),
     "yaml": ("model_registry/card.py", "model_registry/routing.py"),
 }
 """Each heavy library has one home, so that it can be replaced, or left out of an image."""

@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 
 from files_api.kit import named
 from files_api.kit.db import Database
-from ocr_api import app, checks, cli, migrations
-from ocr_api.cli import example_line, main
+from ocr_api import app, checks, migrations
+from ocr_api.cli import example_line, main, serving
 from ocr_api.settings import Settings
 from tests import helpers
 from tests.conftest import ROOT
@@ -392,7 +392,7 @@ def test_a_service_that_cannot_start_says_so(
         raise RuntimeError("no room")
 
     monkeypatch.setattr(migrations, "upgrade", fail)
-    monkeypatch.setattr(cli, "set_up_logs", lambda _: None)
+    monkeypatch.setattr(serving, "set_up_logs", lambda _: None)
     done = recto("serve", "--port", "0")
     assert done.exit_code == 1
     assert done.stderr.endswith(

@@ -21,9 +21,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from files_api import keys as keys_module
 from files_api.accounts import ALL_SCOPES, LOCAL_ORG_ID, AccountError, OrgLimits, Principal
-from files_api.keys import TRUST_SECONDS, USED_SECONDS, Keys, _Recent
+from files_api.keys import TRUST_SECONDS, USED_SECONDS, Keys
 from files_api.kit.db import Database
 from files_api.kit.errors import OrganisationRefused, StorageUnavailable, Unauthorized
+from files_api.kit.recent import Recent
 from files_api.tables import ApiKeyRow
 from tests.keys_desk import SECRET, Desk, Statements, desk
 
@@ -207,7 +208,7 @@ async def test_a_bad_answer_is_not_remembered(lite: Desk) -> None:
 
 
 async def test_what_is_remembered_is_bounded_and_holds_no_key(lite: Desk) -> None:
-    recent: _Recent[int] = _Recent(2)
+    recent: Recent[int] = Recent(2)
     for key, value in (("a", 1), ("b", 2)):
         recent.put(key, 0, 10, value)
     assert recent.get("a", 5) == 1

@@ -91,14 +91,21 @@ async def test_a_look_that_failed_is_not_kept() -> None:
 async def ready(services: dict[str, Any], times: int = 1) -> dict[str, Any]:
     """Return the answer of `/readyz`, the same for all who ask at once."""
     app = FastAPI()
-    parts = dict.fromkeys(("pipeline", "registry", "bodies", "max_answer_bytes", "limits"))
+    parts: dict[str, Any] = dict.fromkeys(
+        ("pipeline", "registry", "bodies", "max_answer_bytes", "limits")
+    )
+    models = services.pop("model_checks")
+    parts["model_checks"] = lambda: models
+    parts["routes"] = lambda: {
+        card: [one for one in models if one[0] == card] for card, _ in models
+    }
     app.include_router(Health().router(Services(**{**parts, **services})))  # type: ignore[arg-type]
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answers = await asyncio.gather(*(client.get("/readyz") for _ in range(times)))
     assert len({answer.content for answer in answers}) == 1
     body: dict[str, Any] = answers[0].json()
-    assert answers[0].status_code == (200 if body["status"] == "ok" else 503)
+    assert answers[0].status_code == (503 if body["status"] == "not ready" else 200)
     return body
 
 
@@ -121,7 +128,11 @@ async def test_fifty_calls_make_each_check_once() -> None:
 
     checks = {"database": counted("database")}
     body = await ready({"checks": checks, "model_checks": {("m", None): counted("model")}}, 50)
-    assert body == {"status": "ok", "checks": {"database": "ok", "model m": "ok"}}
+    assert body == {
+        "status": "ok",
+        "checks": {"database": "ok", "model m": "ok"},
+        "routes": {"m": "ok"},
+    }
     assert counts == {"database": 1, "model": 1}
 
 
@@ -163,10 +174,18 @@ async def test_without_keys_the_addresses_are_shown() -> None:
 async def test_what_makes_the_service_not_ready() -> None:
     away, fine = says("It is away."), says(None)
     for checks, models, status in (
-        ([fine, fine], [away, fine], "ok"),
+        ([fine, fine], [fine, fine], "ok"),
         ([fine, away], [fine, fine], "not ready"),
-        ([fine, fine], [away, away], "not ready"),
+        ([fine, fine], [away, fine], "degraded"),
+        ([fine, fine], [away, away], "degraded"),
+        ([fine], [], "ok"),
     ):
         named = {f"part {number}": check for number, check in enumerate(checks)}
         servers = {(f"model {number}", None): check for number, check in enumerate(models)}
         assert (await ready({"checks": named, "model_checks": servers}))["status"] == status
+
+
+async def test_a_route_answers_while_one_of_its_servers_does() -> None:
+    body = await ready({"checks": {}, "model_checks": MODELS})
+    assert body["routes"] == {"one": "ok", "two": "none of its models answers", "cpu": "ok"}
+    assert body["status"] == "degraded"

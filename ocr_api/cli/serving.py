@@ -1,4 +1,4 @@
-"""The command `recto`: serve, read files, check the configuration."""
+"""`recto serve`: one process or several, with the servers of models beside them where wanted."""
 
 from __future__ import annotations
 
@@ -19,37 +19,19 @@ import orjson
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from files_api.kit.db import Database, async_url
+from files_api.kit.db import Database
 from files_api.kit.errors import AppError
 from files_api.kit.observe import log, set_up_logs
-from model_registry import serving
-from model_registry.card import Card, CardError, read_cards
-from model_registry.registry import Registry
 from model_registry.serving import NoServerError
-from ocr_api import admin, app, checks, listening, migrations, offline, servers
-from ocr_api.offline import NoFiles, forget
-from ocr_api.request import OcrOptions
-from ocr_api.selection import PageSelection
-from ocr_api.settings import Settings, configs
-
-__all__ = ["NoFiles", "example_line", "forget", "main", "worker"]
+from ocr_api import app, checks, listening, migrations, servers
+from ocr_api.cli.shared import Urls, configuration, fail, find_card, is_sqlite
+from ocr_api.settings import ROLES, Settings, configs
 
 _WORKER_SECONDS = 30
 """How long a worker may leave the parent's question unanswered before it is replaced."""
 
-_Urls = dict[str, tuple[str, ...]]
-"""Base URLs of servers by card."""
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(app.own_version(), prog_name="recto")
-@click.pass_context
-def main(context: click.Context) -> None:
-    """Recto: self-hosted OCR. Settings are RECTO_* environment variables."""
-    context.obj = _storage_settings  # what the commands of `admin` need, when they run
-
-
-@main.command()
+@click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535),
@@ -60,21 +42,27 @@ def main(context: click.Context) -> None:
     help="Start a vLLM server for this model, too; may be repeated.",
 )  # fmt: skip
 @click.option(
+    "--role", type=click.Choice(ROLES),
+    help="Serve the files API or the OCR APIs alone; the default is RECTO_ROLE, or both.",
+)  # fmt: skip
+@click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(min=1),
     help="API processes (PostgreSQL only).",
 )  # fmt: skip
-def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
+def serve(host: str, port: int, workers: int, cards: Sequence[str], role: str | None) -> None:
     """Serve the APIs over HTTP; on another address than loopback once there are API keys."""
+    if role is not None:
+        os.environ["RECTO_ROLE"] = role  # several processes read the settings by themselves
     fleet, urls = _fleet(cards)
-    settings, _ = _configuration(connect=True, engine_urls=urls)
+    settings, _ = configuration(connect=True, engine_urls=urls)
     if not _is_loopback(host) and (problems := checks.keys_problems(settings, host)):
-        _fail(*problems)
-    if workers > 1 and _is_sqlite(settings):
-        _fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
+        fail(*problems)
+    if workers > 1 and is_sqlite(settings):
+        fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
     # Listen before the database is opened: a second server must not touch it.
     with _listen(host, port) as listener, _running(fleet):
         set_up_logs(settings.log_level)
-        if settings.secret_key is None and not _is_sqlite(settings):
+        if settings.secret_key is None and not is_sqlite(settings):
             file = str(settings.data_dir / "secret.key")  # other hosts have another one
             log(__name__, "secret_key_not_set", level=WARNING, keys_are_good_only_with=file)
         if workers == 1:
@@ -82,23 +70,19 @@ def serve(host: str, port: int, workers: int, cards: Sequence[str]) -> None:
         else:
             started = _serve_in_processes(settings, listener, workers)
     if not started:
-        _fail("The service could not start; the log lines above say why.")
+        fail("The service could not start; the log lines above say why.")
 
 
-def _is_sqlite(settings: Settings) -> bool:
-    return async_url(settings.effective_database_url()).get_backend_name() == "sqlite"
-
-
-def _fleet(names: Sequence[str]) -> tuple[servers.Servers | None, _Urls | None]:
+def _fleet(names: Sequence[str]) -> tuple[servers.Servers | None, Urls | None]:
     """Return the servers that are wanted, not started, and the addresses with theirs among them."""
     if not names:
         return None, None
     settings, problems = checks.read_settings()
     if problems:
-        _fail(*problems)
+        fail(*problems)
     try:
         program = servers.find_vllm(settings.vllm_bin, configs().parent)
-        cards = {card.id: card for card in (_card(settings, name) for name in names)}
+        cards = {card.id: card for card in (find_card(settings, name) for name in names)}
         fleet = servers.Servers(
             [*cards.values()],
             program,
@@ -107,7 +91,7 @@ def _fleet(names: Sequence[str]) -> tuple[servers.Servers | None, _Urls | None]:
             say=lambda line: click.echo(line, err=True),
         )
     except (NoServerError, servers.VllmMissing) as error:
-        _fail(str(error))
+        fail(str(error))
     ours = {name for card in cards.values() for name in (card.id, *card.aliases)}
     urls = {name: given for name, given in settings.engine_urls.items() if name not in ours}
     return fleet, urls | {name: (url,) for name, url in fleet.urls.items()}
@@ -125,9 +109,9 @@ def _running(fleet: servers.Servers | None) -> Iterator[None]:
             ready = True
             yield
     except servers.ServerFailed as error:
-        _fail(str(error))
+        fail(str(error))
     except KeyboardInterrupt:
-        _fail("Stopped." if ready else "Stopped while the vLLM servers were starting.")
+        fail("Stopped." if ready else "Stopped while the vLLM servers were starting.")
 
 
 @contextmanager
@@ -147,18 +131,6 @@ def _interrupted_by(number: int) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def _card(settings: Settings, name: str) -> Card:
-    """Return the card that a person names, by its id or an alias."""
-    try:
-        cards = read_cards(settings.models_dir)
-    except CardError as error:
-        _fail(*error.problems)
-    found = next((card for card in cards if name in (card.id, *card.aliases)), None)
-    if found is None:
-        _fail(f"There is no card {name!r}. Cards here: {', '.join(card.id for card in cards)}.")
-    return found
-
-
 def worker() -> ASGIApp:
     """Return the application of one of several processes; reads the settings by itself."""
     settings = Settings()
@@ -176,11 +148,11 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            _fail(
+            fail(
                 f"Port {port} on {host} is in use: choose another one with --port "
                 "(PORT=... where make starts the service), or stop what listens there."
             )
-        _fail(f"Cannot listen on {host}, port {port}: {error.strerror or error}.")
+        fail(f"Cannot listen on {host}, port {port}: {error.strerror or error}.")
     return listener
 
 
@@ -189,7 +161,7 @@ def _serve_here(settings: Settings, listener: socket.socket) -> bool:
     try:
         service = app.create(settings)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror or error}.")
+        fail(f"{error.filename}: {error.strerror or error}.")
     server = _Announcing(_connections(settings, service))
     try:
         server.run(sockets=[listener])
@@ -207,9 +179,9 @@ def _serve_in_processes(settings: Settings, listener: socket.socket, workers: in
         # Here and once, for one plain sentence instead of one from each process.
         asyncio.run(_prepare(settings))
     except migrations.WrongRevision as error:
-        _fail(f"RECTO_DATABASE_URL: {error}")
+        fail(f"RECTO_DATABASE_URL: {error}")
     except AppError as error:
-        _fail(f"RECTO_DATABASE_URL: {error.message}")
+        fail(f"RECTO_DATABASE_URL: {error.message}")
     # For the workers, which read the settings by themselves.
     os.environ["RECTO_ENGINE_URLS"] = orjson.dumps(settings.engine_urls).decode()
     supervisor = _Workers(
@@ -283,91 +255,6 @@ def example_line(base: str, *, with_key: bool = False) -> str:
     return f"""{curl} {base}/v1/files/$({upload} | {first_id})/ocr -d '{{"pages": "0"}}'"""
 
 
-@main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--pages", help="Pages to read, counted from 0: 0, 0-2 or 0,2-4.")
-@click.option("--model", help="Model to read with; the default is the default route.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of markdown.")
-@click.option(
-    "-o", "--output",
-    help="File to write (its extension chooses the format), or a folder for several files.",
-)  # fmt: skip
-def read(
-    files: Sequence[Path], pages: str | None, model: str | None, as_json: bool, output: str | None
-) -> None:
-    """Read FILES without a server; markdown goes to standard output."""
-    settings, _ = _configuration()
-    set_up_logs("ERROR")
-    try:
-        options = OcrOptions(pages=None if pages is None else PageSelection.parse(pages))
-        wanted = offline.plan(files, output, as_json=as_json)
-        failed = asyncio.run(offline.read_all(settings, wanted, options, model))
-    except offline.BadOutput as error:
-        _fail(str(error))
-    except AppError as error:
-        _fail(error.message)
-    if failed:
-        raise SystemExit(1)
-
-
-@main.command()
-@click.argument("card")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the server.")
-@click.option(
-    "--port", default=8100, show_default=True, type=click.IntRange(1, 65535),
-    help="Port of the server.",
-)  # fmt: skip
-def vllm(card: str, host: str, port: int) -> None:
-    """Print the command that serves CARD with vLLM."""
-    settings, problems = checks.read_settings()
-    if problems:
-        _fail(*problems)
-    try:
-        line = serving.shell(
-            _card(settings, card), host=host, port=port, plugins=configs() / "vllm"
-        )
-    except NoServerError as error:
-        _fail(str(error))
-    click.echo(line)
-
-
-@main.command()
-def check() -> None:
-    """Check settings, cards and routes; print every problem at once."""
-    _, registry = _configuration(connect=True)
-    for name in registry.names():
-        for card in registry.cards_of(name):
-            click.echo(f"ok: {name} (card {card.id}, engine {card.engine}, parser {card.parser})")
-
-
-for _group in (admin.orgs, admin.keys, admin.db):
-    main.add_command(_group)
-
-
-def _configuration(
-    *, connect: bool = False, engine_urls: _Urls | None = None
-) -> tuple[Settings, Registry]:
-    try:
-        return checks.configuration(connect=connect, engine_urls=engine_urls)
-    except checks.Misconfigured as error:
-        _fail(*error.problems)
-
-
-def _storage_settings() -> Settings:
-    """Return the settings when those of the database are right; cards and routes do not matter."""
-    settings, problems = checks.read_settings()
-    problems = checks.unknown_variables(os.environ) + problems + checks.database_problems(settings)
-    if problems:
-        _fail(*problems)
-    return settings
-
-
-def _fail(*problems: str) -> NoReturn:
-    for problem in problems:
-        click.echo(f"recto: {problem}", err=True)
-    raise SystemExit(1)
-
-
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -375,7 +262,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from files_api.accounts import (
+    ALL_SCOPES,
     LEAST_WEIGHT,
-    LIMITS,
+    LOCAL_ORG_ID,
     MOST_WEIGHT,
     USUAL_WEIGHT,
     AccountError,
@@ -30,10 +31,11 @@ from files_api.accounts import (
 from files_api.keys import TRUST_SECONDS, KeyRecord, Keys
 from files_api.kit.db import Database, UnfitDatabase, async_url
 from files_api.kit.db.reasons import explain
-from files_api.kit.disk import make_folders
+from files_api.kit.disk import make_folders, write_private
 from files_api.kit.errors import AppError, StorageUnavailable
 from files_api.links import load_or_make_secret
 from ocr_api import migrations
+from ocr_api.admin.lines import key_line, organisation_line, print_table, time_text
 from ocr_api.settings import Settings
 
 DEFAULT_SCOPES = "files:read,files:write,ocr"
@@ -112,7 +114,7 @@ def list_organisations() -> None:
     """List all organisations, what they store and their own limits."""
     found = _run(lambda desk: desk.organisations.list())
     head = ("ID", "NAME", "MADE", "FILES", "BYTES", "LIMITS")
-    _print_table([head, *(_organisation_line(record) for record in found)])
+    print_table([head, *(organisation_line(record) for record in found)])
 
 
 @orgs.command("limit")
@@ -160,7 +162,7 @@ def create_key(org: str, name: str, service: bool, scopes: str, expires: str | N
     click.echo(text)
     _explain(
         f"Key {record.id} of organisation {record.org_name!r}, for {' '.join(record.scopes)}; "
-        f"expires: {_time(record.expires_at, 'never')}. It is not shown again."
+        f"expires: {time_text(record.expires_at, 'never')}. It is not shown again."
     )
     if record.service:
         _explain("It is a service key: who has it may act for every organisation (X-Org-Id).")
@@ -178,7 +180,7 @@ def list_keys(org: str | None) -> None:
         return await desk.keys.list(owner.id if owner else None)
 
     head = ("ID", "ORGANISATION", "NAME", "SCOPES", "MADE", "EXPIRES", "USED", "STATE")
-    _print_table([head, *(_key_line(record) for record in _run(work))])
+    print_table([head, *(key_line(record) for record in _run(work))])
 
 
 @keys.command("revoke")
@@ -187,9 +189,25 @@ def revoke_key(key_id: str) -> None:
     """Revoke the key with this id (16 digits, never the whole key), once and for all."""
     record = _run(lambda desk: desk.keys.revoke(key_id))
     _explain(
-        f"Key {record.id} is revoked since {_time(record.revoked_at, '')}. "
+        f"Key {record.id} is revoked since {time_text(record.revoked_at, '')}. "
         f"Running servers refuse it within {TRUST_SECONDS:g} s."
     )
+
+
+def make_first_key(file: Path) -> None:
+    """Make a key for everything in the local organisation; write it to a file of its owner's.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    make_folders(file.absolute().parent)
+
+    async def work(desk: _Desk) -> str:
+        local = await desk.organisations.find(LOCAL_ORG_ID)
+        _, text = await desk.keys.make(local, scopes=ALL_SCOPES, name="first")
+        return text
+
+    write_private(file, (_run(work, with_secret=True) + "\n").encode())
 
 
 @click.group()
@@ -330,49 +348,6 @@ def _expiry(text: str) -> int:
     if until <= now:
         _fail(f"--expires: {text} is over already.")
     return int(until)
-
-
-def _organisation_line(record: OrgRecord) -> tuple[str, ...]:
-    own = {name: getattr(record.limits, name) for name in LIMITS}
-    limits = [f"{name}={most or 'none'}" for name, most in own.items() if most is not None]
-    return (
-        record.id,
-        record.name,
-        _time(record.created_at, "-"),
-        str(record.stored_files),
-        str(record.stored_bytes),
-        " ".join(limits) or "-",
-    )
-
-
-def _key_line(record: KeyRecord) -> tuple[str, ...]:
-    now = datetime.now(UTC).timestamp()
-    state = "revoked" if record.revoked_at else "active"
-    if state == "active" and record.expires_at and record.expires_at <= now:
-        state = "expired"
-    times = (record.created_at, record.expires_at, record.last_used_at)
-    return (
-        record.id,
-        record.org_name,
-        record.name or "-",
-        ",".join(record.scopes) + (" (service)" if record.service else ""),
-        *(_time(moment, "-") for moment in times),
-        state,
-    )
-
-
-def _time(moment: int | None, absent: str) -> str:
-    """Return a time as people read it, UTC."""
-    if moment is None:
-        return absent
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def _print_table(lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
 
 
 def _explain(text: str) -> None:
