@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ocr_api import admin, app
+from ocr_api import admin, app, chart, compare
 from ocr_api.cli import life, tasks
 from ocr_api.cli.serving import example_line, serve, worker
 from ocr_api.cli.shared import storage_settings
@@ -31,5 +31,7 @@ for _command in (
     admin.orgs,
     admin.keys,
     admin.db,
+    compare.compare,
+    chart.chart,
 ):
     main.add_command(_command)
