@@ -16,6 +16,7 @@ from files_api.kit.bodies import JsonBodies
 from files_api.limits import Limits
 from model_registry.registry import Registry
 from ocr_api.pipeline import Pipeline
+from ocr_api.usage import UsageReader
 
 Check = Callable[[], Awaitable[str | None]]
 """Returns what is wrong, or None; an AppError says it too."""
@@ -47,6 +48,8 @@ class Services:
     """Longest JSON answer."""
     limits: Limits
     """What organisations may ask for; the callers count requests, a door counts pages."""
+    usage: UsageReader
+    """Sums up what was used."""
     any_keys: Callable[[], Awaitable[bool]] = no_keys
     """Tells whether a key was ever made: strangers are then told no addresses."""
 

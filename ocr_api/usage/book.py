@@ -1,4 +1,4 @@
-"""What was used, by whom: one row per request."""
+"""Writes what was used: one row per request, many in a unit of work."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from logging import ERROR, WARNING
 from typing import Final, Literal
 
-from sqlalchemy import ForeignKey, Index, String, insert
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import insert
 
 from files_api.accounts import Principal
-from files_api.kit.db import Base, Database
+from files_api.kit.db import Database
 from files_api.kit.errors import AppError
 from files_api.kit.ids import new_id
 from files_api.kit.observe import log
 from files_api.kit.tasks import finished
 from ocr_api.result import Usage
+from ocr_api.usage.rows import UsageRow
 
 SECONDS: Final = 0.2
 """How long rows wait for others."""
@@ -29,42 +29,6 @@ PAUSE: Final = 2.0
 """Seconds before rows that the database refused are tried again."""
 
 Outcome = Literal["ok", "partial", "failed", "cancelled"]
-
-
-class UsageRow(Base):
-    """One request that reached an engine."""
-
-    __tablename__ = "usage"
-    __table_args__ = (Index("ix_usage_org_id_created_at", "org_id", "created_at"),)
-
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    org_id: Mapped[str] = mapped_column(String(36), ForeignKey("organisations.id"))
-    key_id: Mapped[str | None] = mapped_column(String(36))
-    request_id: Mapped[str] = mapped_column(String(128))
-    created_at: Mapped[int]
-    """Unix seconds, UTC."""
-    model: Mapped[str] = mapped_column(String(200))
-    """The public name that was asked for."""
-    card: Mapped[str] = mapped_column(String(200))
-    """The card that answered."""
-    outcome: Mapped[str] = mapped_column(String(16))
-    pages: Mapped[int]
-    """Pages that were read for this request."""
-    prompt_tokens: Mapped[int]
-    """Charged, as the next."""
-    completion_tokens: Mapped[int]
-    document_bytes: Mapped[int]
-    seconds: Mapped[float]
-    """Wall-clock time of the whole request."""
-    pages_reused: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Pages that were read before, and not again."""
-    pages_failed: Mapped[int] = mapped_column(default=0, server_default="0")
-    reused_prompt_tokens: Mapped[int] = mapped_column(default=0, server_default="0")
-    """What the reused pages took when they were read, as the next."""
-    reused_completion_tokens: Mapped[int] = mapped_column(default=0, server_default="0")
-    wasted_prompt_tokens: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Of answers that were thrown away, as the next."""
-    wasted_completion_tokens: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 @dataclass(frozen=True, slots=True)
