@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from model_registry import audit
 from model_registry.card import Card, CardError, scan_cards
@@ -65,9 +66,22 @@ class Choice:
     missing: str | None = None
     """The card that knows where pictures are, where they are wanted and no server runs it."""
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Base URLs as the route names them: what they stand for may change while pages wait."""
+        return self.target.urls if self.target else self.urls
+
+
+Routed = Literal["ok", "error", "empty", "repetition"]
+"""What came of a page: read well, not answered, read as empty though it has print, or repeated."""
+
 
 class Steering:
     """What is known of traffic beside the routes; this one knows nothing."""
+
+    def note(self, choice: Choice, outcome: Routed, count: int = 1) -> None:
+        """Take note of what came of pages."""
+        del choice, outcome, count
 
     def is_away(self, route: str, target: Target) -> bool:
         """Tell whether a target of a route is left out now."""
@@ -159,6 +173,14 @@ class Registry:
     def routes(self) -> dict[str, Route]:
         """Return the routes by their names, those that cards without one have among them."""
         return {name: self._served[name] for name in self.names()}
+
+    def card(self, name: str) -> Card:
+        """Return the card with an id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._cards[name]
 
     def every_card(self) -> list[Card]:
         """Return all cards, also those that nothing runs now: another routes file may."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -12,7 +13,7 @@ from fastapi_swagger import patch_fastapi
 from starlette.types import ASGIApp
 
 from files_api.app import FilesService
-from files_api.kit import metrics, named, web
+from files_api.kit import metrics, named, traces, web
 from files_api.kit.bodies import JsonBodies
 from files_api.routes import router as files_router
 from model_registry.card import Card, CardError
@@ -30,7 +31,9 @@ from ocr_api.processes import Limits, Pool
 from ocr_api.scheduler import Bounds, Scheduler
 from ocr_api.scratch import Scratch
 from ocr_api.settings import MIB, Settings
-from ocr_api.usage import UsageBook
+from ocr_api.traffic import Traffic
+from ocr_api.traffic.reload import Reloader
+from ocr_api.usage import UsageBook, UsageReader
 
 ENGINE_SECONDS = 300.0
 """Longest time of one page in a child, where the engine names none (the card does)."""
@@ -102,12 +105,20 @@ class Workshop:
         )
         self.engines = {
             name: named.leaf(ENGINES, name, Engine)(supplies)  # type: ignore[type-abstract]
-            for name in sorted({card.engine for card in self.registry.cards()})
+            # Of every card: another routes file may name those that nothing runs now.
+            for name in sorted({card.engine for card in self.registry.every_card()})
         }
         self._scratch = Scratch(settings.data_dir / "scratch")
         self._opened = AsyncExitStack()
         documents = Documents(files, self._outbound, self._scratch.path, settings.max_file_bytes)
-        self._scheduler = Scheduler(self.engines, _bounds(settings, self.pages.places))
+        self.traffic = Traffic(self.registry)
+        self._scheduler = Scheduler(
+            self.engines,
+            _bounds(settings, self.pages.places),
+            addresses=self.traffic.addresses,
+        )
+        self.traffic.standing = self._scheduler.standing
+        self.traffic.on_look.append(self._scheduler.forget)
         self._ledger = ledger
         self.pipeline = Pipeline(
             self.registry,
@@ -131,9 +142,12 @@ class Workshop:
                 await engine.start()
             stack.push_async_callback(self._scheduler.close)
             await self._scheduler.start()
+            stack.push_async_callback(self.traffic.close)
+            await self.traffic.start()
             if self._ledger is not None:
                 stack.push_async_callback(self._ledger.close)
                 await self._ledger.start()
+            stack.push_async_callback(self.pipeline.close)
             self.pages.warm()
             self._opened = stack.pop_all()
         return self
@@ -160,6 +174,9 @@ def create(settings: Settings | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if settings.traces:
+                traces.start(own_version())
+                stack.push_async_callback(asyncio.to_thread, traces.stop)
             stack.push_async_callback(files.close)
             await files.open(migrations.prepare)
             files.attach(app)
@@ -167,6 +184,10 @@ def create(settings: Settings | None = None) -> ASGIApp:
             await usage.start()
             if settings.role != "files":
                 await stack.enter_async_context(workshop)
+                load = partial(load_registry, settings)
+                reloader = Reloader(settings.routes, load, workshop.traffic)
+                stack.push_async_callback(reloader.close)
+                await reloader.start()
             yield
 
     app = FastAPI(
@@ -183,7 +204,7 @@ def create(settings: Settings | None = None) -> ASGIApp:
     patch_fastapi(app, docs_url="/docs")
     web.add_error_handlers(app)
     web.add_error_schema(app)
-    _open_doors(app, settings, files, workshop)
+    _open_doors(app, settings, files, workshop, UsageReader(files.database, usage))
     metrics.built(own_version())
     return web.FrontDoor(app, settings.body_seconds)
 
@@ -196,7 +217,13 @@ def own_version() -> str:
         return "0"
 
 
-def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop: Workshop) -> None:
+def _open_doors(
+    app: FastAPI,
+    settings: Settings,
+    files: FilesService,
+    workshop: Workshop,
+    usage: UsageReader,
+) -> None:
     reads = settings.role != "files"
     checks: dict[str, Check] = {"database": files.database.check, "blob store": files.blobs.check}
     if reads:
@@ -204,12 +231,14 @@ def _open_doors(app: FastAPI, settings: Settings, files: FilesService, workshop:
     services = Services(
         pipeline=workshop.pipeline,
         registry=workshop.registry,
+        traffic=workshop.traffic,
         checks=checks,
         model_checks=partial(_model_checks, workshop) if reads else dict,
         routes=partial(_servers_of_routes, workshop.registry) if reads else dict,
         bodies=JsonBodies(settings.max_json_bytes, settings.max_json_bytes * BODIES_AT_ONCE),
         max_answer_bytes=settings.max_answer_bytes,
         limits=files.limits,
+        usage=usage,
         any_keys=files.keys.any,
     )
     for name in settings.doors or named.names(DOORS):

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from files_api.blobs import BlobStore, open_store
 from files_api.keys import Keys
-from files_api.kit import named
+from files_api.kit import named, traces
 from files_api.kit.db import Database, async_url
 from files_api.kit.db.reasons import explain
 from files_api.kit.errors import AppError
@@ -67,6 +67,8 @@ def configuration(
     if engine_urls is not None:
         settings = settings.model_copy(update={"engine_urls": engine_urls})
     problems = unknown_variables(os.environ) + problems
+    if settings.traces:
+        problems += traces.problems()
     database = database_problems(settings)
     if connect and not database:
         database = connection_problems(settings)

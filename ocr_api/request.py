@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,10 @@ class UrlSource:
     param: str = "document.document_url"
     """The field it came in, for errors; so for every source."""
 
+    def key(self) -> str:
+        """Return what the document is known by, the same at every try; so of every source."""
+        return self.url.partition("?")[0]  # a signature is another one each time
+
 
 @dataclass(frozen=True, slots=True)
 class InlineSource:
@@ -31,6 +36,10 @@ class InlineSource:
 
     text: str
     param: str = "document"
+
+    def key(self) -> str:
+        """Return a hash of the document."""
+        return sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,10 @@ class FileSource:
     file_id: str
     param: str = "document.file_id"
 
+    def key(self) -> str:
+        """Return the file's id."""
+        return self.file_id
+
 
 @dataclass(frozen=True, slots=True)
 class PathSource:
@@ -47,6 +60,10 @@ class PathSource:
 
     path: Path
     param: str = "file"
+
+    def key(self) -> str:
+        """Return the path."""
+        return str(self.path)
 
 
 Source = UrlSource | InlineSource | FileSource | PathSource

@@ -87,6 +87,9 @@ class Settings(FilesSettings):
     fetch_allow: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts (or host:port) that may be fetched although not public, separated by commas."""
 
+    traces: bool = False
+    """Record what each request does as OpenTelemetry spans and export them over OTLP/HTTP; needs
+    the extra `otel`. The standard variables OTEL_* say where to and how many."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level of the log lines on standard error."""
 

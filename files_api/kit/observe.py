@@ -1,7 +1,7 @@
 """Log lines and the request id.
 
-One JSON line per event on standard error: time, level, event, request id, and facts. No file
-names, URLs with a query, prompts or document text: they are our users' secrets. Libraries know
+One JSON line per event on standard error: time, level, event, request id, trace id, and facts. No
+file names, URLs with a query, prompts or document text: they are our users' secrets. Libraries know
 no such rule (a database driver's debug lines hold the values of a query), so they only warn.
 """
 
@@ -19,6 +19,8 @@ from uuid_utils import uuid7
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that is being answered, or empty."""
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+"""The trace that it belongs to (`files_api.kit.traces`), or empty."""
 
 OURS = ("recto", "model_registry", "files_api", "ocr_api")
 """The first parts of our loggers' names."""
@@ -43,6 +45,8 @@ class JsonLines(logging.Formatter):
         }
         if current := request_id.get():
             line["request_id"] = current
+        if trace := trace_id.get():
+            line["trace_id"] = trace
         line.update(getattr(record, "facts", {}))
         if record.exc_info and record.exc_info[0]:
             line["error"] = record.exc_info[0].__name__

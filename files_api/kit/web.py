@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from http import HTTPMethod
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -19,7 +20,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from files_api.kit import errors, metrics, observe
+from files_api.kit import errors, metrics, observe, traces
 from files_api.kit.bodies import ClientGoneError, shape_error
 from files_api.kit.patience import BODY_SECONDS, PatientBody
 
@@ -36,6 +37,8 @@ Make = Callable[[Send], Awaitable[Response | None]]
 
 CLIENT_GONE = 499
 """nginx's status for a client that left; seen in logs only."""
+UNTRACED = frozenset({"/livez", "/readyz", "/healthz", "/startupz", "/metrics"})
+"""What is asked every few seconds, and says nothing about anybody's request."""
 
 
 def superset(error: errors.AppError, request_id: str) -> dict[str, Any]:
@@ -253,9 +256,9 @@ class FrontDoor:
     """ASGI entry: what holds for every request, whatever answers it.
 
     A request id on every answer, and the headers of the caller's rates, for which a route leaves
-    a `RateHeaders` at ``request.state.rate_headers``; a deadline for the body; `/v1/v1/*` as
-    `/v1/*`; one log line, with what stands at ``request.state.caller``; the counters, the last
-    resort.
+    a `RateHeaders` at ``request.state.rate_headers``; the trace that the request belongs to, and
+    its span; a deadline for the body; `/v1/v1/*` as `/v1/*`; one log line, with what stands at
+    ``request.state.caller``; the counters, the last resort.
     """
 
     def __init__(self, app: ASGIApp, body_seconds: float = BODY_SECONDS) -> None:
@@ -275,11 +278,14 @@ class FrontDoor:
         if scope["path"].startswith("/v1/v1/"):
             scope = {**scope, "path": scope["path"][3:], "raw_path": scope["raw_path"][3:]}
         try:
-            await self._answer(scope, PatientBody(receive, self._body_seconds), send)
+            recorded = scope["path"] not in UNTRACED
+            with traces.request(scope["headers"], record=recorded) as span:
+                body = PatientBody(receive, self._body_seconds)
+                await self._answer(scope, body, send, span)
         finally:
             observe.request_id.reset(token)
 
-    async def _answer(self, scope: Scope, body: PatientBody, send: Send) -> None:
+    async def _answer(self, scope: Scope, body: PatientBody, send: Send, span: traces.Span) -> None:
         begun = time.perf_counter()
         status = 0
 
@@ -308,6 +314,7 @@ class FrontDoor:
         finally:
             seconds = time.perf_counter() - begun
             _note(scope, status, seconds)
+            _trace(scope, status, span)
 
 
 def _our_headers(scope: Scope, body: PatientBody) -> list[tuple[bytes, bytes]]:
@@ -340,3 +347,19 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         seconds=round(seconds, 4),
         **scope["state"].get("caller", {}),
     )
+
+
+def _trace(scope: Scope, status: int, span: traces.Span) -> None:
+    """Say in a request's span what it was (OpenTelemetry's names for HTTP, 1.43)."""
+    route = getattr(scope.get("route"), "path", metrics.UNMATCHED)
+    method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "_OTHER"
+    span.rename(f"{method} {route}")
+    facts: dict[str, traces.Value] = {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": status or CLIENT_GONE,
+        "recto.request.id": observe.request_id.get(),
+    }
+    span.note(facts)
+    if status >= errors.InternalError.status:
+        span.fail(str(status))

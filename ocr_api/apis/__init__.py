@@ -16,6 +16,7 @@ from files_api.kit.bodies import JsonBodies
 from files_api.limits import Limits
 from model_registry.registry import Registry
 from ocr_api.pipeline import Pipeline
+from ocr_api.traffic import Traffic
 from ocr_api.usage import UsageReader
 
 Check = Callable[[], Awaitable[str | None]]
@@ -36,6 +37,8 @@ class Services:
 
     pipeline: Pipeline
     registry: Registry
+    traffic: Traffic
+    """The routes as they work now."""
     checks: Mapping[str, Check]
     """By the name of what is checked: what no request can be answered without."""
     model_checks: Callable[[], Mapping[ModelServer, Check]]

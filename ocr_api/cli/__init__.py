@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ocr_api import admin, app, chart, compare
+from ocr_api import admin, app, chart, compare, live
 from ocr_api.cli import life, tasks
 from ocr_api.cli.serving import example_line, serve, worker
 from ocr_api.cli.shared import storage_settings
@@ -28,6 +28,7 @@ for _command in (
     tasks.vllm,
     life.init,
     life.health,
+    live.routes,
     admin.orgs,
     admin.keys,
     admin.db,

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import WARNING
 from pathlib import Path
 from typing import Any, NoReturn
@@ -227,6 +227,14 @@ class _Workers(Multiprocess):
     """Keeps several processes alive; says where they listen once one of them does."""
 
     announced = False
+
+    def handle_hup(self) -> None:
+        """Have each worker read its routes again; uvicorn would replace the workers."""
+        for process in self.processes:
+            # One that is not ready would die of the signal, and reads the new routes anyway.
+            if process.pid is not None and process.is_ready():
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGHUP)
 
     def keep_subprocess_alive(self) -> None:
         """Replace what died; called twice a second."""

@@ -26,13 +26,12 @@ from contextlib import (
 )
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 from files_api.accounts import Principal
 from files_api.kit import errors, named
 from files_api.kit.tasks import finished
-from model_registry.registry import Choice, Registry, UnknownModelError, UnservedModelError
-from ocr_api import meters
+from model_registry.registry import Choice, Registry
+from ocr_api import meters, stages
 from ocr_api.documents import Document, Documents
 from ocr_api.engines import Engine
 from ocr_api.ledger import Ledger
@@ -40,14 +39,17 @@ from ocr_api.pages import Pages
 from ocr_api.parsers import Parser
 from ocr_api.pipeline.annotation import Annotations, without_crops
 from ocr_api.pipeline.assemble import assemble, is_large, limit_regions, with_kept_regions
+from ocr_api.pipeline.choosing import choose
 from ocr_api.pipeline.order import Started, in_order, in_turn
+from ocr_api.pipeline.outcomes import blames_the_target, outcome_of
 from ocr_api.pipeline.readings import Readings
 from ocr_api.pipeline.run import Run
+from ocr_api.pipeline.shadows import Shadows
 from ocr_api.pipeline.stops import Stop, Stops
 from ocr_api.pipeline.tries import Read, Tries
 from ocr_api.request import InlineSource, Lane, OcrOptions, OcrRequest, check_support
 from ocr_api.result import WHOLE_PAGE, Box, Page, Parsed, Region, Result
-from ocr_api.scheduler import Scheduler, Share
+from ocr_api.scheduler import Scheduler, Share, Ticket
 from ocr_api.usage import Entry, Outcome
 
 __all__ = ["Pipeline", "RequestLimits", "Run", "in_order"]
@@ -86,8 +88,10 @@ class Pipeline:
         self._record = record
         self._scheduler = scheduler
         self._limits = limits or RequestLimits()
-        parsers = {card.parser: _parser(card.parser) for card in registry.cards()}
+        # Of every card: another routes file may name those that nothing runs now.
+        parsers = {card.parser: _parser(card.parser) for card in registry.every_card()}
         self._readings = Readings(ledger, Tries(pages, engines, parsers))
+        self._shadows = Shadows(registry, engines, parsers, pages, scheduler)
         self._annotations = Annotations(registry, engines)
         self._stops = Stops()
 
@@ -114,6 +118,11 @@ class Pipeline:
     async def file_gone(self, _principal: Principal, file_id: str) -> None:
         """End the requests that read a file: it is about to be deleted."""
         self._stops.gone(file_id)
+        self._shadows.gone(file_id)
+
+    async def close(self) -> None:
+        """End what goes on in the background."""
+        await self._shadows.close()
 
     @asynccontextmanager
     async def open(self, request: OcrRequest, principal: Principal) -> AsyncIterator[Run]:
@@ -148,17 +157,17 @@ class Pipeline:
     ) -> Run:
         """Return the run of a request; the stack gets what must be given back after it."""
         options = request.options
-        choice = self.choose(request.model, principal, pictures=options.wants_pictures)
+        choice = await choose(self._registry, request, principal)
         plan, ask = await self._annotations.plan(options, choice, principal.org_id)
         warnings = (*check_support(options, choice.card, choice.missing), *ask.warnings)
-        document = await stack.enter_async_context(self._documents.open(request.source, principal))
+        with stages.stage("fetch", choice.card.id):
+            opened = self._documents.open(request.source, principal)
+            document = await stack.enter_async_context(opened)
         stack.enter_context(self._stops.reading(document.file_id, stop))
         indices = await self._choose_pages(document, options, principal.org_id)
         keys = await self._readings.keys(principal, document, choice.card, ask, options, indices)
         share, missing = _share(principal, request.lane), len(indices) - len(keys.known)
-        ticket = stack.enter_context(
-            self._scheduler.admit(share, choice.card, choice.urls, missing)
-        )
+        ticket = self._admitted(stack, share, choice, missing)
         run = Run(
             request=replace(request, source=InlineSource("", request.source.param)),
             choice=choice,
@@ -180,20 +189,19 @@ class Pipeline:
         if outcome == "failed":
             # Its client comes back for what is missing, perhaps to another process.
             await self._readings.flush()
-        await self._record(run.principal, run.entry(outcome))
+        entry = run.entry(outcome)
+        run.tell(entry)
+        await self._record(run.principal, entry)
 
-    def choose(self, name: str | None, principal: Principal, *, pictures: bool = False) -> Choice:
-        """Return who answers to a public name; where pictures are wanted, who says where they are.
-
-        Raises:
-            ModelUnknown, ModelUnavailable: nobody does.
-        """
+    def _admitted(self, stack: AsyncExitStack, share: Share, choice: Choice, pages: int) -> Ticket:
+        """Take on a document until the stack ends; note pages that no server can be asked for."""
         try:
-            return self._registry.choose(name, principal.org_id, pictures=pictures)
-        except UnknownModelError as error:
-            raise errors.ModelUnknown(str(error), param="model") from error
-        except UnservedModelError as error:
-            raise errors.ModelUnavailable(str(error), param="model") from error
+            return stack.enter_context(
+                self._scheduler.admit(share, choice.card, choice.named, pages)
+            )
+        except errors.EngineUnavailable:
+            self._registry.steering.note(choice, "error", pages)
+            raise
 
     async def pages(self, run: Run) -> AsyncGenerator[Page, None]:
         """Yield the pages of a run in document order, at most a window of them at work.
@@ -267,29 +275,37 @@ class Pipeline:
     async def _page(self, run: Run, index: int, started: Started) -> Page:
         """Return a page, or one that says why there is none; count it."""
         begun = time.perf_counter()
-        outcome: Literal["ok", "failed", "reused", "cancelled"] = "cancelled"
+        outcome: meters.Outcome = "cancelled"
+        try:
+            with stages.Total(run.choice.card.id, index) as total:
+                page = await self._page_or_error(run, index, total.then(started))
+                outcome = "failed" if page.error else "reused" if page.reused else "ok"
+                total.done(outcome, run.failures.get(index))
+        finally:
+            meters.page(run.choice.card.id, outcome)
+        run.count(page)
+        return replace(page, seconds=time.perf_counter() - begun)
+
+    async def _page_or_error(self, run: Run, index: int, started: Started) -> Page:
+        """Return a page, or one that says why there is none; the run knows the error."""
         try:
             page = await self._read_page(run, index, started)
-            if page.error is not None:
-                run.failures[index] = errors.PageFailed(page.error)
-            outcome = "failed" if page.error else "reused" if page.reused else "ok"
         except errors.AppError as error:
             run.failures[index] = error
-            page, outcome = Page(index, 0, 0, 0, error=error.message), "failed"
-        finally:
-            seconds = time.perf_counter() - begun
-            meters.page(run.choice.card.id, outcome, seconds)
-        run.count(page)
-        return replace(page, seconds=seconds)
+            return Page(index, 0, 0, 0, error=error.message)
+        if page.error is not None:
+            run.failures[index] = errors.PageFailed(page.error)
+        return page
 
     async def _read_page(self, run: Run, index: int, started: Started) -> Page:
         """Draw, read, parse, annotate: the life of one page."""
         with ExitStack() as held:
-            read, reused = await self._readings.get(run, index, started, held)
+            read, reused = await self._get(run, index, started, held)
             spent = Page(index, 0, 0, 0, usage=read.reading.usage, wasted=read.wasted)
             page = replace(spent, saved=read.saved, reused=reused)
             try:
-                page = await self._assembled(run, read, reused=reused)
+                with stages.stage("post", run.choice.card.id, index, before=read.parsing):
+                    page = await self._assembled(run, read, reused=reused)
                 if page.error is None:
                     page = await self._annotations.page(run, read, page)
                 if page.error is None and run.request.options.image_limit is None:
@@ -299,6 +315,23 @@ class Pipeline:
                 run.lost(page)
                 raise
             return page
+
+    async def _get(
+        self, run: Run, index: int, started: Started, held: ExitStack
+    ) -> tuple[Read, bool]:
+        """Return a page and whether it was read before; note how its target did."""
+        with self._shadows.watch(run, index, run.keys.by_page.get(index)) as watched:
+            try:
+                read, reused = await self._readings.get(run, index, watched.then(started), held)
+            except errors.AppError as error:
+                if blames_the_target(error):
+                    self._registry.steering.note(run.choice, "error", 1)
+                raise
+            if not reused:
+                await watched.answered(read)
+        if not reused and (outcome := outcome_of(read)) is not None:
+            self._registry.steering.note(run.choice, outcome, 1)
+        return read, reused
 
     async def _assembled(self, run: Run, read: Read, *, reused: bool) -> Page:
         options = run.request.options

@@ -17,6 +17,7 @@ from typing import Any
 from files_api.kit.errors import AnnotationUnsupported, AppError
 from model_registry.card import Card
 from model_registry.registry import Choice, Registry
+from ocr_api import stages
 from ocr_api.annotate.annotator import Annotator, judged
 from ocr_api.annotate.form import Form, accept
 from ocr_api.annotate.merge import NotJson, dump, parse_exact
@@ -223,9 +224,12 @@ class Annotations:
 
         async def ask(question: Question) -> Reading:
             async def at(url: str | None) -> Reading:
-                return await engine.ask(replace(question, url=url))
+                with stages.question(who.card.id, url) as asking:
+                    reading = await engine.ask(replace(question, url=url))
+                    asking.answered(reading)
+                    return reading
 
-            return await run.ticket.ask(who.card, who.urls, at)
+            return await run.ticket.ask(who.card, who.named, at)
 
         return Annotator(ask, who.card, f"{run.request.id}-{place}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -175,8 +176,11 @@ class Readings:
         jpeg = drawn.jpeg
         if jpeg and reading.turned:
             jpeg = await self._tries.turn(run, drawn, reading.turned)
+        begun = time.perf_counter()
         parsed = self._tries.parse(run, drawn, reading)
-        return Read(drawn, reading, parsed, jpeg, kept.tried, saved=kept.reading.usage)
+        parsing = time.perf_counter() - begun
+        saved = kept.reading.usage
+        return Read(drawn, reading, parsed, jpeg, kept.tried, saved=saved, parsing=parsing)
 
 
 def _kept(read: Read) -> Kept:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from files_api.accounts import Principal
+from files_api.kit import observe
 from files_api.kit.errors import AppError, ContextTooLong, SchemaRefused
 from model_registry.registry import Choice
 from ocr_api.annotate import Form
@@ -178,6 +179,22 @@ class Run:
             warnings=self.warnings,
             annotation=self.annotation,
             usage=self.tokens,
+        )
+
+    def tell(self, entry: Entry) -> None:
+        """Write the line of the log that says what came of the request."""
+        observe.log(
+            "recto.ocr",
+            "ocr",
+            org=self.principal.org_id,
+            key=self.principal.key_id,
+            outcome=entry.outcome,
+            model=entry.model,
+            card=entry.card,
+            pages=entry.pages,
+            reused=entry.pages_reused,
+            failed=entry.pages_failed,
+            seconds=round(entry.seconds, 4),
         )
 
     def entry(self, outcome: Outcome) -> Entry:

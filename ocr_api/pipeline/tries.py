@@ -7,12 +7,14 @@ as its card's ``retries`` say (the ladder of chandra and olmOCR, in our words).
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from files_api.kit.errors import ContextTooLong
 from model_registry.card import Card, Retry
+from ocr_api import stages
 from ocr_api.engines import MOST_TOKENS, Engine, PageTask
 from ocr_api.markup.loops import is_bad_tail
 from ocr_api.pages import DrawnPage, Pages
@@ -58,6 +60,8 @@ class Read:
     """What it took when it was read, where it was read before."""
     scale: float = 1.0
     """Size of the page against what its card says."""
+    parsing: float = 0.0
+    """Seconds that it took to understand the answer."""
 
     def warnings(self) -> tuple[Warn, ...]:
         """Return what was tried, for the reader of the page."""
@@ -160,13 +164,14 @@ class Tries:
         """
         document, render = run.document, run.choice.card.drawn(scale)
         async with run.drawing:
-            return await self._pages.draw(
-                document.path,
-                document.media_type,
-                index,
-                render,
-                owner=run.principal.org_id,
-            )
+            with stages.stage("render", run.choice.card.id, index):
+                return await self._pages.draw(
+                    document.path,
+                    document.media_type,
+                    index,
+                    render,
+                    owner=run.principal.org_id,
+                )
 
     async def turn(self, run: Run, drawn: DrawnPage, degrees: int) -> bytes:
         """Return a drawn page turned clockwise by 90, 180 or 270 degrees, as a JPEG."""
@@ -197,8 +202,10 @@ class Tries:
             bad, tried = verdict(reading), ("length",)
         if rung.turn:
             reading = replace(reading, turned=rung.turn)
+        begun = time.perf_counter()
         parsed = self.parse(run, drawn, reading)
-        return Read(drawn, reading, parsed, task.page.jpeg, tried=tried, bad=bad)
+        parsing = time.perf_counter() - begun
+        return Read(drawn, reading, parsed, task.page.jpeg, tried, bad, parsing=parsing)
 
     def _task(self, run: Run, drawn: DrawnPage, rung: Retry, number: int) -> PageTask:
         card, options, ask = run.choice.card, run.request.options, run.ask
@@ -227,9 +234,12 @@ class Tries:
         engine = self._engines[task.card.engine]
 
         async def ask(url: str | None) -> Reading:
-            return await engine.read(replace(task, url=url))
+            with stages.question(task.card.id, url, task.page.index) as asking:
+                reading = await engine.read(replace(task, url=url))
+                asking.answered(reading)
+                return reading
 
-        reading = await run.ticket.ask(run.choice.card, run.choice.urls, ask)
+        reading = await run.ticket.ask(run.choice.card, run.choice.named, ask)
         spent.append(reading.usage)
         return reading
 

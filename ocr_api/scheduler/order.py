@@ -36,16 +36,20 @@ class Share:
     weight: int = 100
     """Against other organisations': twice as much gets twice the places."""
     lane: Lane = "interactive"
+    pages: int = 0
+    """How many the document brings; they change nobody's order."""
 
 
 class Member(Generic[Waiter]):
     """One document in a line: what it has at work, and what waits."""
 
-    __slots__ = ("held", "key", "number", "served", "side", "waiting")
+    __slots__ = ("held", "key", "number", "pages", "served", "side", "waiting")
 
-    def __init__(self, side: _Side[Waiter], number: int) -> None:
+    def __init__(self, side: _Side[Waiter], number: int, pages: int = 0) -> None:
         self.side = side
         self.number = number
+        self.pages = pages
+        """That it brought and that are not done."""
         self.held = 0
         self.served = 0
         """When it got something last, as a number that grows; 0: never."""
@@ -60,6 +64,12 @@ class Member(Generic[Waiter]):
             self.served = org.line.number()
         self.key = (self.held, self.served, self.number)
         org.count(change)
+
+    def finish(self, pages: int) -> None:
+        """Count pages that are done, or never will be; beyond those that it brought, nothing."""
+        pages = min(pages, self.pages)
+        self.pages -= pages
+        self.side.org.line.pages[self.side.lane] -= pages
 
 
 class _Side(Generic[Waiter]):
@@ -117,8 +127,15 @@ class Line(Generic[Waiter]):
         self._orgs: dict[str, _Org[Waiter]] = {}
         self._sides: dict[Lane, dict[_Side[Waiter], None]] = {lane: {} for lane in LANES}
         self._numbers = count(1)
+        self.pages: dict[Lane, int] = dict.fromkeys(LANES, 0)
+        """Those that documents brought and that are not done, by lane."""
         self.had = 0.0
         """What the organisation that was served last had had, per weight."""
+
+    @property
+    def is_used(self) -> bool:
+        """Tell whether any document is in it."""
+        return any(org.members or org.held for org in self._orgs.values())
 
     def number(self) -> int:
         """Return the next of the numbers that things are ordered by."""
@@ -133,12 +150,14 @@ class Line(Generic[Waiter]):
             org.had = max(org.had, self.had)
         org.weight = max(1, share.weight)
         org.members += 1
-        return Member(org.sides[share.lane], self.number())
+        self.pages[share.lane] += share.pages
+        return Member(org.sides[share.lane], self.number(), share.pages)
 
     def leave(self, member: Member[Waiter]) -> tuple[Waiter, ...]:
         """Take a document out and return who still waited; its work counts until it ends."""
         left = tuple(member.waiting)
         member.waiting.clear()
+        member.finish(member.pages)
         self._settle(member)
         member.side.org.members -= 1
         return left

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from files_api.kit.errors import AppError, EngineBusy, EngineTimeout, EngineUnavailable
@@ -21,10 +21,17 @@ from ocr_api.scheduler.limit import Limit
 from ocr_api.scheduler.order import Line, Member
 
 Clock = Callable[[], float]
+Addresses = Callable[[tuple[str, ...]], tuple[str, ...]]
+"""Returns the base URLs of the servers that base URLs stand for now; at least one for each."""
 
 _REST = 0.25
 """Longest seconds that a place rests after a refusal: a server that is full is not asked by all
 who wait, one after the other, within a moment."""
+
+
+def as_named(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """Return base URLs as they are: each stands for one server."""
+    return urls
 
 
 class Replica:
@@ -43,6 +50,8 @@ class Replica:
         """A number that grows with every request of the card; 0: never."""
         self.changed: list[Callable[[], None]] = []
         """Called when it takes more than it did, or can be asked again, or no longer."""
+        self.forgotten = False
+        """No route names it any more: nobody looks at it, or shows it."""
         self._clock = clock
 
     @property
@@ -69,6 +78,8 @@ class Replica:
 
     def publish(self) -> None:
         """Write what Prometheus shows of it."""
+        if self.forgotten:
+            return
         is_open = self.circuit.state == "open"
         server = place(self.url or "")
         meters.replica(self.card.id, server, self.in_flight, self.limit.value, is_open)
@@ -105,24 +116,60 @@ class Places:
     """The places at all servers of one card."""
 
     def __init__(
-        self, card: Card, engine: Engine, clock: Clock, suspected: Callable[[Replica], None]
+        self,
+        card: Card,
+        engine: Engine,
+        clock: Clock,
+        suspected: Callable[[Replica], None],
+        addresses: Addresses = as_named,
     ) -> None:
-        """Keep what it needs; ``suspected`` is called when somebody must look at a server."""
+        """Keep what it needs.
+
+        Args:
+            card: who reads.
+            engine: what asks the servers.
+            clock: seconds, never going back.
+            suspected: called when somebody must look at a server.
+            addresses: tells which servers base URLs stand for.
+        """
         self.card = card
         self.line: Line[Want] = Line()
         self._suspected = suspected
         self._engine = engine
         self._clock = clock
+        self._addresses = addresses
         self._replicas: dict[str | None, Replica] = {}
         self._number = 0
 
     def replicas(self, urls: Iterable[str]) -> tuple[Replica, ...]:
-        """Return the servers at the base URLs; without any, the engine in this process."""
-        return tuple(self._replica(url) for url in (tuple(dict.fromkeys(urls)) or (None,)))
+        """Return the servers that base URLs stand for now; without any, this process's engine."""
+        found = self._addresses(tuple(urls))
+        return tuple(self._replica(url) for url in (tuple(dict.fromkeys(found)) or (None,)))
 
     def all(self) -> list[Replica]:
-        """Return every server that was ever named."""
+        """Return every server that was ever named and is not forgotten."""
         return list(self._replicas.values())
+
+    def standing(self, url: str | None) -> dict[str, object] | None:
+        """Return how a server stands: requests, their limit, circuit; None: it was not asked."""
+        one = self._replicas.get(url)
+        if one is None:
+            return None
+        limit, circuit = one.limit.value, one.circuit.state
+        return {"in_flight": one.in_flight, "limit": limit, "circuit": circuit}
+
+    def forget(self, named: Collection[str]) -> None:
+        """Forget the servers that are not among these base URLs, unless somebody needs them yet.
+
+        Work that is under way there ends; call it again for those.
+        """
+        others = [one for one in self.all() if one.url is not None and one.url not in named]
+        wanted = {one for want in self.line.everybody() for one in want.replicas} if others else ()
+        for replica in others:
+            if not (replica.in_flight or replica.resting or replica in wanted):
+                replica.forgotten = True
+                del self._replicas[replica.url]
+                meters.replica_gone(self.card.id, place(replica.url or ""))
 
     async def take(self, member: Member[Want], replicas: tuple[Replica, ...]) -> Place:
         """Wait for a place at one of the servers and return it.

@@ -79,11 +79,16 @@ class Watch:
             replica.limit.loaded(load.running, load.waiting, replica.in_flight)
 
     async def _mend(self, replica: Replica) -> None:
-        """Look at a server until it is well; then let it be asked again."""
+        """Look at a server until it is well; then let it be asked again.
+
+        One that is forgotten is not looked at any more, and never asked again.
+        """
         pauses = chain(self._probes, repeat(self._probes[-1]))
         pause = next(pauses)
         while True:
             await asyncio.sleep(pause)
+            if replica.forgotten:
+                return
             problem = await self._problem(replica)
             if problem is None:
                 break

@@ -60,12 +60,14 @@ MAKES: dict[Operation, dict[str, Any]] = {
 }
 SUMS: dict[Operation, dict[str, Any]] = {("GET", "/v1/usage"): {}}
 """What an organisation used; whose it tells is tried in `test_usage`."""
+LOOKS: dict[Operation, dict[str, Any]] = {("GET", "/v1/routes"): {}}
+"""For those who look after the service."""
 SHARED: dict[Operation, dict[str, Any]] = {
     ("GET", "/v1/models"): {},
     ("GET", "/v1/models/{model_id}"): {},
 }
 """Nobody's data: any key will do, and a key it must be."""
-WITH_A_KEY = {**OF_A_FILE, **OF_AN_UPLOAD, **LISTS, **MAKES, **SUMS, **SHARED}
+WITH_A_KEY = {**OF_A_FILE, **OF_AN_UPLOAD, **LISTS, **MAKES, **SUMS, **LOOKS, **SHARED}
 OPEN = {("GET", path) for path in ("/livez", "/readyz", "/health", "/healthz", "/metrics")}
 """What load balancers and collectors ask; it says nothing of anybody's documents."""
 PAGES = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/docs", "/openapi.json")}
@@ -456,6 +458,7 @@ async def test_each_route_wants_its_scope(tenants: Tenants) -> None:
         **{operation: {"files:read"} for operation in LISTS},
         **{operation: {"files:write"} for operation in MAKES},
         **{operation: {"ocr"} for operation in SUMS},
+        **{operation: {"admin"} for operation in LOOKS},
         **{operation: set() for operation in SHARED},
         ("DELETE", "/v1/files/{file_id}"): {"files:write"},
         ("POST", "/v1/files/{file_id}/ocr"): {"files:read", "ocr"},

@@ -161,11 +161,14 @@ def test_door_gives_routes_of_its_own(name: str, settings: Settings) -> None:
     services = Services(
         workshop.pipeline,
         workshop.registry,
-        {},
-        {},
-        JsonBodies(1000, 1000),
-        1000,
-        RateLimits(Rates()),
+        workshop.traffic,
+        checks={},
+        model_checks=dict,
+        routes=dict,
+        bodies=JsonBodies(1000, 1000),
+        max_answer_bytes=1000,
+        limits=RateLimits(Rates()),
+        usage=None,  # type: ignore[arg-type]
     )
     router = named.leaf(app.DOORS, name, Door)().router(services)  # type: ignore[type-abstract]
     assert isinstance(router, APIRouter)

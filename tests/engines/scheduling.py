@@ -13,6 +13,7 @@ from model_registry.card import Card
 from ocr_api.engines import Engine, Load, PageTask, Supplies
 from ocr_api.result import Reading
 from ocr_api.scheduler import Scheduler, Share, Ticket
+from ocr_api.scheduler.order import LANES
 from tests.engines.failing import no_pool
 
 ONE, TWO = "http://one/v1", "http://two/v1"
@@ -177,6 +178,8 @@ class World:
         scheduler = self.scheduler
         for target in scheduler._targets.values():
             assert (target.working, target.pages.total()) == (0, 0)
+            assert [target.waiting(lane) for lane in LANES] == [0, 0]
+            assert [*target.line.pages.values()] == [0, 0]
             assert list(target.line.everybody()) == []
         for places in scheduler._places_of.values():
             assert list(places.line.everybody()) == []

@@ -19,6 +19,7 @@ import orjson
 import pybase64
 import pytest
 
+from files_api.kit import traces
 from files_api.kit.errors import (
     AppError,
     ContextTooLong,
@@ -29,6 +30,7 @@ from files_api.kit.errors import (
     SchemaRefused,
 )
 from model_registry.card import Card, Sampling
+from ocr_api import stages
 from ocr_api.engines import PageRefused, PageTask, Question, Supplies
 from ocr_api.engines.vllm import Vllm
 from ocr_api.engines.vllm.answer import MAX_BYTES, Lines
@@ -36,8 +38,9 @@ from ocr_api.engines.vllm.tokens import align
 from ocr_api.pages import DrawnPage
 from ocr_api.processes import Pool
 from ocr_api.result import Reading, Token, Usage
+from tests import otlp
 from tests.engines import fake_server
-from tests.engines.fake_server import DONE, event, plain, serving, stream, usage
+from tests.engines.fake_server import DONE, data, event, plain, serving, stream, usage
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT.parent / "shared" / "tools" / "fake_vlm.py"
@@ -494,7 +497,7 @@ async def test_a_page_has_its_time(
     [record] = [item for item in caplog.records if item.msg == "engine_timeout"]
     assert record.levelno == logging.WARNING
     facts = record.__dict__["facts"]
-    assert facts.keys() == {"card", "task", "seconds", "why"}
+    assert facts.keys() == {"card", "task", "page", "seconds", "why"}
     assert SECRET not in json.dumps(facts)
 
 
@@ -784,3 +787,45 @@ async def test_a_server_that_does_not_say_its_context_is_not_asked_again(
     async with serving(TOO_MUCH, listed) as server:
         await fails(engine, server.url, ContextTooLong, max_tokens=8192)
     assert len(server.requests) == 2
+
+
+# --- traces ---------------------------------------------------------------------------------------
+
+PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_the_callers_trace_goes_to_the_server_with_the_request_id(engine: Vllm) -> None:
+    async with serving(GOOD) as server:
+        with traces.request([(b"traceparent", PARENT), (b"tracestate", b"congo=x")]):
+            await engine.read(task(server.url))
+        with traces.request([(b"traceparent", PARENT.upper()), (b"tracestate", b"congo=x")]):
+            await engine.read(task(server.url))
+        await engine.read(task(server.url))
+    told = [
+        {name: request.headers.get(name) for name in ("x-request-id", "traceparent", "tracestate")}
+        for request in server.requests
+    ]
+    none = {"x-request-id": "doc-p3-a1", "traceparent": None, "tracestate": None}
+    assert told == [none | {"traceparent": PARENT.decode(), "tracestate": "congo=x"}, none, none]
+
+
+async def test_a_question_is_a_client_span_that_the_servers_spans_join(
+    engine: Vllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason=otlp.NEEDED)
+    named = stream(event(SECRET), event("", "stop"), data({"model": "served"}), usage(7, 3), DONE)
+    with otlp.collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        traces.start("1")
+        async with serving(named) as server:
+            joined = traces.request([(b"traceparent", PARENT), (b"tracestate", b"congo=x")])
+            with joined, stages.question(CARD.id, server.url, 3) as asking:
+                asking.answered(await engine.read(task(server.url)))
+        traces.stop()
+    span = collector.one(f"chat {CARD.id}")
+    sent = server.requests[0].headers
+    assert sent["traceparent"] == f"00-{PARENT.decode()[3:35]}-{span.span_id}-01"
+    assert (sent["tracestate"], sent["x-request-id"]) == ("congo=x", "doc-p3-a1")
+    assert span.facts["gen_ai.response.model"] == "served"
+    assert span.facts["gen_ai.usage.output_tokens"] == 3
+    assert SECRET.encode() not in b"".join(collector.bodies)

@@ -34,6 +34,7 @@ HOMES = {
     "fastapi_swagger": ("ocr_api/app.py",),
     "obstore": ("files_api/blobs/s3",),
     "httptools": ("ocr_api/listening/",),
+    "opentelemetry": ("files_api/kit/traces.py",),
     "onnxruntime": ("ocr_api/engines/rapidocr",),
     "PIL": ("ocr_api/pages/",),
     "prometheus_client": ("files_api/kit/metrics.py", "ocr_api/meters.py"),

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from files_api.kit import traces
 from files_api.kit.errors import (
     AppError,
     ContextTooLong,
@@ -25,6 +26,7 @@ from files_api.kit.errors import (
 )
 from files_api.kit.observe import log
 from model_registry.card import Card
+from ocr_api import genai
 from ocr_api.engines import Engine, Load, PageTask, Question, Supplies, Task
 from ocr_api.engines.vllm import body, errors
 from ocr_api.engines.vllm.answer import DONE, MAX_BYTES, Answer, Lines
@@ -37,6 +39,7 @@ _END_SECONDS = 1.0
 """How long the end of the body is waited for after the end of the answer."""
 _MAX_ERROR_BYTES = 64 << 10
 _NAMED_MODELS = 5
+_MAX_NAME = 200
 
 
 class Vllm(Engine):
@@ -102,6 +105,8 @@ class Vllm(Engine):
             error = failed
         seconds = round(time.monotonic() - begun, 3)
         facts = {"card": task.card.id, "task": task.request_id, "seconds": seconds}
+        if isinstance(task, PageTask):
+            facts["page"] = task.page.index
         log(__name__, error.code, level=logging.WARNING, why=error.message, **facts)
         raise error
 
@@ -151,6 +156,8 @@ class Vllm(Engine):
             except BROKEN as error:
                 if not answer.begun:
                     raise errors.unreachable(task.card.id, error) from None
+        if answer.model:
+            traces.current().note({genai.RESPONSE_MODEL: answer.model[:_MAX_NAME]})
         return answer.reading()
 
     def _missing(self, card: Card, url: str, said: bytes) -> str | None:

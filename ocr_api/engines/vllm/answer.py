@@ -68,6 +68,8 @@ class Answer:
         """Why nothing more should be read of it."""
         self.begun = False
         """Whether anything of it has come."""
+        self.model: str | None = None
+        """What the server calls the model that answers."""
         self._task = task
         self._finish: str | None = None
         self._watch = Watch(task.max_chars)
@@ -89,6 +91,8 @@ class Answer:
             raise PageFailed("The answer of the model's server is no JSON.") from None
         if not isinstance(said, dict):
             raise _senseless()
+        if self.model is None and isinstance(model := said.get("model"), str):
+            self.model = model
         if usage := said.get("usage"):
             self._usage = usage
         choices = said.get("choices")

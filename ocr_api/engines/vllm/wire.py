@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
+from files_api.kit import traces
 from files_api.kit.errors import PageFailed
 from ocr_api.engines.vllm.body import Body
 
@@ -51,7 +52,8 @@ class Wire:
         """Return the head of the answer; the caller closes it.
 
         A request on a kept connection that ends before any answer is sent once more on a new
-        one: the server had closed it while the request was on its way.
+        one: the server had closed it while the request was on its way. The trace that it belongs
+        to goes with it (`files_api.kit.traces`).
 
         Args:
             url: of the endpoint.
@@ -63,7 +65,9 @@ class Wire:
             ValueError: no request can be made of the URL or the key.
         """
         pool, single = self.open()
-        headers = self._headers | ({"X-Request-Id": request_id} if request_id else {})
+        headers = self._headers | traces.current().headers()
+        if request_id:
+            headers["X-Request-Id"] = request_id
         sent = SimpleNamespace(reused=False)
         try:
             return await pool.post(

@@ -14,6 +14,7 @@ from ocr_api import meters
 from ocr_api.processes import ChildDied, ChildKilled, ChildTimedOut, Limits, Pool, TaskRefused
 
 CARD = "test/meters"
+STAGES: tuple[meters.Stage, ...] = ("render", "infer", "post", "total")
 OUTCOMES: tuple[meters.Outcome, ...] = ("ok", "failed", "reused", "cancelled")
 GIB = 1 << 30
 
@@ -24,16 +25,23 @@ def value(name: str, **labels: str) -> float:
     return found or 0.0
 
 
-def test_pages_are_counted_by_outcome_and_timed_where_they_were_read() -> None:
+def test_pages_are_counted_by_outcome() -> None:
     before = {name: value("ocr_pages_total", model=CARD, outcome=name) for name in OUTCOMES}
-    timed = value("ocr_page_duration_seconds_count", model=CARD)
     for outcome in OUTCOMES:
-        meters.page(CARD, outcome, 3.0)
+        meters.page(CARD, outcome)
     for outcome in OUTCOMES:
         assert value("ocr_pages_total", model=CARD, outcome=outcome) == before[outcome] + 1
-    assert value("ocr_page_duration_seconds_count", model=CARD) == timed + 2
+
+
+def test_stages_are_timed_one_by_one() -> None:
+    labels = {"model": CARD, "stage": "infer"}
+    before = value("ocr_page_duration_seconds_count", **labels)
+    meters.stage("infer", CARD, 3.0)
+    meters.stage("post", CARD, 0.001)
+    assert value("ocr_page_duration_seconds_count", **labels) == before + 1
     bucket = "ocr_page_duration_seconds_bucket"
-    assert value(bucket, model=CARD, le="4.0") - value(bucket, model=CARD, le="2.0") >= 2
+    assert value(bucket, le="4.0", **labels) - value(bucket, le="2.0", **labels) == 1
+    assert value(bucket, model=CARD, stage="post", le="0.005") >= 1
 
 
 def test_tokens_are_counted_by_direction_and_kind() -> None:
@@ -46,16 +54,60 @@ def test_tokens_are_counted_by_direction_and_kind() -> None:
 
 
 def test_what_stands_now_is_shown() -> None:
-    meters.queue(CARD, 40, 3)
+    meters.queue(CARD, {"background": 40}, 3)
+    meters.oldest({"background": 7.5})
     meters.replica(CARD, "host:8000", 12, 64, is_open=False)
     meters.replica(CARD, "other:8000", 0, 64, is_open=True)
-    assert value("ocr_queue_pages_waiting", model=CARD) == 40
+    sample = metrics.REGISTRY.get_sample_value
+    lanes = ("interactive", "background")
+    waiting = [sample("ocr_queue_pages_waiting", {"lane": lane, "model": CARD}) for lane in lanes]
+    oldest = [sample("ocr_queue_oldest_seconds", {"lane": lane}) for lane in lanes]
+    assert (waiting, oldest) == ([0, 40], [0, 7.5])  # both lanes, always
     assert value("ocr_pages_working", model=CARD) == 3
     one, other = ({"model": CARD, "replica": f"{name}:8000"} for name in ("host", "other"))
     assert value("ocr_engine_requests_in_flight", **one) == 12
     assert value("ocr_engine_limit", **one) == 64
     assert value("ocr_engine_circuit_open", **one) == 0
     assert value("ocr_engine_circuit_open", **other) == 1
+    meters.replica_gone(CARD, "other:8000")
+    meters.replica_gone(CARD, "never:8000")
+    assert metrics.REGISTRY.get_sample_value("ocr_engine_limit", other) is None
+    assert value("ocr_engine_limit", **one) == 64
+
+
+def test_routes_are_counted_by_route_and_card() -> None:
+    target = {"route": "test-ocr", "model": CARD}
+    meters.route_page("test-ocr", CARD, "ok")
+    meters.route_page("test-ocr", CARD, "empty")
+    meters.route_page("test-ocr", CARD, "empty")
+    assert value("ocr_route_pages_total", outcome="ok", **target) == 1
+    assert value("ocr_route_pages_total", outcome="empty", **target) == 2
+    meters.target_away("test-ocr", CARD, True)
+    meters.fell_back("test-ocr", CARD, "errors")
+    meters.fell_back("test-ocr", CARD, "a word that nobody knows")
+    assert value("ocr_route_target_away", **target) == 1
+    assert value("ocr_route_fallbacks_total", reason="errors", **target) == 1
+    assert value("ocr_route_fallbacks_total", reason="other", **target) == 1
+    meters.target_away("test-ocr", CARD, False)
+    assert metrics.REGISTRY.get_sample_value("ocr_route_target_away", target) == 0
+
+
+def test_reloads_and_shadows_are_counted() -> None:
+    before = value("ocr_routes_reloads_total", outcome="refused")
+    meters.routes_reloaded("refused")
+    meters.routes_wrong(True)
+    assert value("ocr_routes_reloads_total", outcome="refused") == before + 1
+    assert value("ocr_routes_wrong") == 1
+    meters.routes_wrong(False)
+    assert value("ocr_routes_wrong") == 0
+    meters.shadow_page(CARD, "skipped")
+    meters.shadow_similarity(CARD, 0.97)
+    meters.shadow_similarity(CARD, 1.0)
+    assert value("ocr_shadow_pages_total", model=CARD, outcome="skipped") == 1
+    bucket = "ocr_shadow_similarity_bucket"
+    assert value(bucket, model=CARD, le="0.95") == 0
+    assert value(bucket, model=CARD, le="0.98") == 1
+    assert value(bucket, model=CARD, le="1.0") == 2
 
 
 def test_only_known_words_become_labels() -> None:
@@ -78,16 +130,18 @@ def test_no_label_names_an_organisation() -> None:
     text = metrics.page().decode()
     lines = [line for line in text.splitlines() if CARD in line]
     labels = {label for line in lines for label in re.findall(r'[{,]([a-z_]+)="', line)}
-    assert labels <= {"model", "replica", "outcome", "direction", "kind", "reason", "le"}
+    ours = {"model", "replica", "outcome", "direction", "kind", "reason", "stage", "lane", "route"}
+    assert labels <= ours | {"le"}
 
 
 def test_counting_a_page_costs_next_to_nothing() -> None:
     """Under 100 µs; about 10 µs where it was measured."""
 
     def count() -> None:
-        meters.page(CARD, "ok", 1.0)
+        meters.page(CARD, "ok")
+        for name in STAGES:
+            meters.stage(name, CARD, 1.0)
         meters.tokens(CARD, "charged", "prompt", 1)
-        meters.queue(CARD, 1, 1)
 
     assert min(timeit.repeat(count, number=200, repeat=5)) / 200 < 100e-6
 

@@ -11,6 +11,7 @@ import pytest
 
 from files_api.kit import metrics
 from files_api.kit.errors import Overloaded, RateLimited
+from ocr_api import meters
 from ocr_api.scheduler import Bounds, Share
 from tests.engines.scheduling import CARD, GOOD, ONE, TWO, World, make_card, settle
 
@@ -322,3 +323,84 @@ async def test_a_thousand_documents_are_chosen_from_quickly(world: World) -> Non
                 task.cancel()
         task.cancel()
         await settle()
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def shown(name: str, lane: str, **labels: str) -> float | None:
+    """Return what the metrics say of a lane; None where they do not name it."""
+    return metrics.REGISTRY.get_sample_value(name, {"lane": lane, **labels})
+
+
+def waiting(card: str) -> tuple[float | None, float | None]:
+    name = "ocr_queue_pages_waiting"
+    return shown(name, "interactive", model=card), shown(name, "background", model=card)
+
+
+def oldest() -> tuple[float | None, float | None]:
+    name = "ocr_queue_oldest_seconds"
+    return shown(name, "interactive"), shown(name, "background")
+
+
+async def test_pages_that_wait_are_shown_by_lane() -> None:
+    """Those that are taken on and have no turn, and how long the next one of a lane has waited."""
+    world = World(bounds=Bounds(ahead=0))
+    card = make_card("shown", pages_in_flight=2)
+    one = world.admit("one", 10, card=card)
+    other = world.admit("other", 5, card=card, lane="background")
+    turns = [await one.turn() for _ in range(2)]
+    await world.scheduler._watch.look()
+    assert waiting("shown") == (8, 5)
+    assert oldest() == (0, 0)
+    asking = [world.run(one.turn())]
+    await settle()
+    world.clock.now += 3
+    asking.append(world.run(other.turn()))
+    await settle()
+    world.clock.now += 4
+    await world.scheduler._watch.look()
+    assert oldest() == (7, 4)
+    with turns[0]:
+        pass
+    await settle()
+    assert asking[0].done()
+    await world.scheduler._watch.look()
+    assert waiting("shown") == (7, 5)  # one is done, and one more has its turn
+    assert oldest() == (0, 4)
+    with turns[1], asking[0].result():
+        pass
+    await settle()
+    with asking[1].result():
+        world.stack.close()
+        await world.scheduler._watch.look()
+        assert waiting("shown") == (0, 0)
+        assert oldest() == (0, 0)
+    await world.end()
+
+
+async def test_both_lanes_are_shown_from_the_start() -> None:
+    """An alert on a series that is not there would never fire."""
+    meters._oldest.clear()
+    world = World()
+    assert oldest() == (None, None)
+    await world.scheduler.start()
+    assert oldest() == (0, 0)
+    await world.end()
+
+
+async def test_one_who_waits_no_longer_is_not_the_oldest(world: World) -> None:
+    ticket = world.admit("one", 20)
+    turns = [await ticket.turn() for _ in range(12)]
+    asking = world.run(ticket.turn())
+    await settle()
+    world.clock.now += 9
+    await world.scheduler._watch.look()
+    assert oldest() == (9, 0)
+    asking.cancel()
+    await settle()
+    await world.scheduler._watch.look()
+    assert oldest() == (0, 0)
+    for turn in turns:
+        with turn:
+            pass
