@@ -254,6 +254,22 @@ def test_workers_see_what_each_of_them_does(server: postgres.LocalCluster, tmp_p
         check_log(recto)
 
 
+def test_every_worker_reads_its_routes_again(server: postgres.LocalCluster, tmp_path: Path) -> None:
+    """At SIGHUP to the parent, and none of them is replaced for it."""
+    with server.database() as url:
+        recto = Workers(tmp_path, DATABASE_URL=url)
+        recto.upgrade()
+        with serving(recto):
+            before = recto.workers()
+            os.kill(recto.pid, signal.SIGHUP)
+            end = time.monotonic() + 30
+            while (log := recto.log.read_text()).count('"routes_reloaded"') < 2:
+                assert time.monotonic() < end, log[-2000:]
+                time.sleep(0.05)  # they tell their log only
+            assert sorted(recto.workers()) == sorted(before)
+        check_log(recto)
+
+
 @asynccontextmanager
 async def several(count: int, folder: Path, url: str) -> AsyncIterator[list[FilesService]]:
     """Build the files service several times on one database and one folder of files."""

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 from fastapi import FastAPI
 
 from files_api.kit import named
 from files_api.kit.errors import AppError, InternalError, every_error
+from model_registry import audit
 from model_registry.card import read_cards
+from model_registry.routing import Routes
 from ocr_api import app, cli, exports
 from ocr_api.settings import Settings
 
@@ -132,6 +135,15 @@ def _listed(title: str) -> set[str]:
     """Return the code words of the README's paragraph that begins with a bold title."""
     found = re.search(rf"^\*\*{title}\*\*(.*?)(?:\n\n|\Z)", README, re.MULTILINE | re.DOTALL)
     return set(re.findall(r"`([^`]+)`", found[1])) if found else set()
+
+
+def test_the_routes_that_the_readme_shows_are_right() -> None:
+    [shown] = re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    table = Routes.model_validate({"default": "our-ocr", **yaml.safe_load(shown)})
+    cards = {card.id for card in read_cards(ROOT / "configs" / "models")}
+    route = table.routes["our-ocr"]
+    assert {one.card for one in (*route.targets, *route.shadow)} <= cards
+    assert audit.check_routes(table) == []
 
 
 @pytest.mark.parametrize("command", sorted(cli.main.commands))
