@@ -66,6 +66,9 @@ Servers of models. Most templates take (dict "root" $ "model" M), M being what r
 {{- if and $m.keda.enabled (eq $m.keda.serverAddress "") }}
 {{- fail "keda.serverAddress: the address of Prometheus, such as http://prometheus.monitoring:9090" }}
 {{- end }}
+{{- if and $m.keda.enabled (gt (int $m.keda.minReplicas) (int $m.keda.maxReplicas)) }}
+{{- fail (printf "%s.keda: minReplicas %d is more than maxReplicas %d" $at (int $m.keda.minReplicas) (int $m.keda.maxReplicas)) }}
+{{- end }}
 {{- end }}
 {{- end }}
 

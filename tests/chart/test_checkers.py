@@ -186,6 +186,16 @@ def test_strategic_patch_goes_by_names() -> None:
     assert patches.merged({"a": {"b": 1, "c": 2}}, {"a": {"b": None}}) == {"a": {"c": 2}}
 
 
+SLOW = {"scaleDown": {"stabilizationWindowSeconds": 7200}}
+
+
+def scaled(trigger: Json | None = None, **more: object) -> Json:
+    """A ScaledObject with one trigger, and what is added to either."""
+    metadata = {"serverAddress": "a", "query": "q", "threshold": "5", **(trigger or {})}
+    triggers = [{"type": "prometheus", "metadata": metadata}]
+    return {"scaleTargetRef": {"name": "x"}, "triggers": triggers, **more}
+
+
 @pytest.mark.parametrize(
     ("kind", "spec", "said"),
     [
@@ -203,7 +213,35 @@ def test_strategic_patch_goes_by_names() -> None:
             },
             "spec.triggers.0.metadata.value",
         ),
+        ("ScaledObject", scaled(minReplicaCount=5, maxReplicaCount=2), "more than maxReplicaCount"),
+        ("ScaledObject", scaled({"ignoreNulValues": "true"}), "nothing reads ignoreNulValues"),
+        (
+            "ScaledObject",
+            scaled(fallback={"failureThreshold": 1, "replicas": 1}),
+            "a fallback needs AverageValue",
+        ),
+        (
+            "ScaledObject",
+            scaled(advanced={"horizontalPodAutoscalerConfig": {"behavior": SLOW}}),
+            "stabilizationWindowSeconds",
+        ),
         ("PrometheusRule", {"groups": [{"name": "x", "rules": [{"alert": "a"}]}]}, "'expr'"),
+        (
+            "PrometheusRule",
+            {"groups": [{"name": "x", "rules": [{"record": "a", "expr": "1", "for": "5m"}]}]},
+            "dependency of 'for'",
+        ),
+        ("HTTPRoute", {"rules": [{"timeouts": {"request": "100000s"}}]}, "timeouts.request"),
+        (
+            "HTTPRoute",
+            {"rules": [{"timeouts": {"request": "10s", "backendRequest": "1m"}}]},
+            "longer than request",
+        ),
+        (
+            "HTTPRoute",
+            {"rules": [{"matches": [{"path": {"type": "RegularExpression", "value": "(/a"}}]}]},
+            "unterminated",
+        ),
         ("HTTPRoute", {"rules": [{"backendRefs": [{"name": "x"}]}]}, "'port'"),
         ("HTTPRoute", {"rules": [{"timeouts": {"request": "1 hour"}}]}, "timeouts.request"),
         ("Gateway", {}, "has no Gateway"),

