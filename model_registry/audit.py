@@ -208,9 +208,11 @@ class Names:
         card = self._cards.get(target.card)
         if card is None:
             hint = "; it is hidden" if target.card in self._hidden else ""
+            meant = self._card_aliases.get(target.card)
+            hint = f"; did you mean {meant!r}?" if meant else hint
             return f"there is no card {target.card!r}{hint}"
         if not card.embedded and not target.urls:
-            return f"{target.card} runs on a server and needs urls"
+            return f"{target.card} runs on a server, and the target names none: give it urls"
         if card.embedded and target.urls:
             return f"{target.card} runs inside Recto and takes no urls"
         return None

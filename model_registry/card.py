@@ -238,11 +238,21 @@ def read_as(kind: type[Model], path: Path) -> Model:
 
 def explain(error: ValidationError) -> list[str]:
     """Return one line per problem of a pydantic error, without the values."""
-    return [
-        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: "
-        + item["msg"].removeprefix("Value error, ")
-        for item in error.errors(include_url=False, include_input=False)
-    ]
+    found = error.errors(include_url=False, include_input=False)
+    places = [item["loc"] for item in found]
+    lines = []
+    for item in found:
+        place = item["loc"]
+        # A list whose item is wrong counts as too short as well: the item is what to mend.
+        if item["type"] == "too_short" and any(
+            other[: len(place)] == place and other != place for other in places
+        ):
+            continue
+        message = item["msg"].removeprefix("Value error, ")
+        if not place and item["type"] == "model_type":
+            message = "is empty, or no mapping of names to values"
+        lines.append(f"{'.'.join(map(str, place)) or 'file'}: {message}")
+    return lines
 
 
 def _clashes(cards: list[Card]) -> list[str]:

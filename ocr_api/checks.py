@@ -131,7 +131,11 @@ def database_problems(settings: Settings) -> list[str]:
             return [f"RECTO_DATABASE_URL: {backend} is not supported; {_EXAMPLES}"]
         path = Database(url).engine.url.database
     except ModuleNotFoundError as error:
-        how = "pip install 'recto[postgres]'" if error.name == "asyncpg" else _EXAMPLES
+        how = (
+            "make server-drivers, or pip install 'recto[postgres]'"
+            if error.name == "asyncpg"
+            else _EXAMPLES
+        )
         return [f"RECTO_DATABASE_URL: its driver {error.name} is not installed: {how}"]
     except Exception:  # noqa: BLE001 - SQLAlchemy and its dialects raise many kinds
         return [f"RECTO_DATABASE_URL: SQLAlchemy cannot use this URL; {_EXAMPLES}"]

@@ -148,8 +148,9 @@ def _lines(route: dict[str, Any], *, live: bool) -> Iterator[Sequence[str]]:
     """Yield a line for each target and shadow; the route's own facts are on the first."""
     name = route["name"] + (" (default)" if route["default"] else "")
     for target in route["targets"]:
-        away = target["away"]
+        away, circuits = target["away"], {server["circuit"] for server in target["servers"]}
         state = f"away {away['seconds_left']} s ({away['reason']})" if away else "in use"
+        state = "no server answers" if circuits == {"open"} else state
         state = state if target["weight"] else "no weight"
         yield (
             name,

@@ -25,7 +25,7 @@ from files_api.kit.observe import log, set_up_logs
 from model_registry.serving import NoServerError
 from ocr_api import app, checks, listening, migrations, servers
 from ocr_api.cli.shared import Urls, configuration, fail, find_card, is_sqlite
-from ocr_api.settings import ROLES, Settings, configs
+from ocr_api.settings import ROLES, Role, Settings, configs
 
 _WORKER_SECONDS = 30
 """How long a worker may leave the parent's question unanswered before it is replaced."""
@@ -163,6 +163,7 @@ def _serve_here(settings: Settings, listener: socket.socket) -> bool:
     except OSError as error:
         fail(f"{error.filename}: {error.strerror or error}.")
     server = _Announcing(_connections(settings, service))
+    server.role = settings.role
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -194,6 +195,7 @@ def _serve_in_processes(settings: Settings, listener: socket.socket, workers: in
         ),
         sockets=[listener],
     )
+    supervisor.role = settings.role
     supervisor.run()
     return supervisor.announced
 
@@ -216,17 +218,22 @@ async def _prepare(settings: Settings) -> None:
 class _Announcing(listening.Server):
     """Says where it listens once it does."""
 
+    role: Role = "all"
+    """What it serves, as it says."""
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then print the address and a line to paste."""
         await super().startup(sockets)
         if self.started:
-            _announce(self.servers[0].sockets[0])
+            _announce(self.servers[0].sockets[0], self.role)
 
 
 class _Workers(Multiprocess):
     """Keeps several processes alive; says where they listen once one of them does."""
 
     announced = False
+    role: Role = "all"
+    """What they serve, as they say."""
 
     def handle_hup(self) -> None:
         """Have each worker read its routes again; uvicorn would replace the workers."""
@@ -241,24 +248,34 @@ class _Workers(Multiprocess):
         super().keep_subprocess_alive()
         if not self.announced and any(process.is_ready() for process in self.processes):
             self.announced = True
-            _announce(self.sockets[0])
+            _announce(self.sockets[0], self.role)
 
 
-def _announce(listener: socket.socket) -> None:
+def _announce(listener: socket.socket, role: Role) -> None:
     host, port = listener.getsockname()[:2]
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     click.echo(f"Recto listens on {base} (docs: {base}/docs). Try it in another terminal:\n")
     # Another address than loopback is served with keys only.
-    click.echo(f"  {example_line(base, with_key=not _is_loopback(host))}\n")
+    click.echo(f"  {example_line(base, with_key=not _is_loopback(host), role=role)}\n")
 
 
-def example_line(base: str, *, with_key: bool = False) -> str:
-    """Return a curl line that uploads the demo scan and reads its first page."""
+def example_line(base: str, *, with_key: bool = False, role: Role = "all") -> str:
+    """Return a curl line that uploads the demo scan and reads its first page.
+
+    A process that serves the files API alone only takes it; one that serves the OCR APIs alone gets
+    it inside the request.
+    """
     base = base.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     scan = configs().parent / "docs" / "demo" / "scan.pdf"
     path = scan if scan.exists() else Path("document.pdf")
     curl = 'curl -s -H "Authorization: Bearer $RECTO_KEY"' if with_key else "curl -s"
     upload = f"{curl} {base}/v1/files -F purpose=ocr -F 'file=@{path}'"
+    if role == "files":
+        return upload
+    if role == "ocr":
+        document = '{"type": "content", "document_content": "%s"}'
+        body = f"""printf '{{"document": {document}, "pages": "0"}}' "$(base64 -w0 '{path}')\""""
+        return f"{body} | {curl} {base}/v1/ocr -d @-"
     first_id = "grep -oE '[0-9a-f-]{36}' | head -n 1"
     return f"""{curl} {base}/v1/files/$({upload} | {first_id})/ocr -d '{{"pages": "0"}}'"""
 

@@ -74,8 +74,14 @@ class Traffic(Steering):
             await asyncio.gather(self._task, return_exceptions=True)
 
     def is_away(self, route: str, target: Target) -> bool:
-        """Tell whether a target of a route is left out now."""
-        return self._guard.is_away(route, target)
+        """Tell whether a target of a route is left out now.
+
+        One whose servers are all asked nothing is, too, where the route has a fall-back: its pages
+        need not fail one by one before others read them.
+        """
+        if self._guard.is_away(route, target):
+            return True
+        return self._guard.judges(route) and self._is_gone(target)
 
     def addresses(self, urls: tuple[str, ...]) -> tuple[str, ...]:
         """Return the servers that base URLs stand for now; at least one where there is a URL."""
@@ -164,6 +170,11 @@ class Traffic(Steering):
             }
             for url in self.addresses(servers.urls) or (None,)
         ]
+
+    def _is_gone(self, target: Target) -> bool:
+        """Tell whether the circuit of each of a target's servers is open."""
+        found = [self.standing(target.card, url) for url in self.addresses(target.urls)]
+        return bool(found) and all(one and one["circuit"] == "open" for one in found)
 
     def _tell(self) -> None:
         servers = self.registry.servers()

@@ -127,6 +127,11 @@ class Guard:
         self._back(route, target.card, record)
         return False
 
+    def judges(self, route: str) -> bool:
+        """Tell whether targets of a route are left out at all."""
+        found = self._routes.get(route)
+        return found is not None and found.fallback is not None
+
     def look(self) -> None:
         """Bring back the targets whose time is over, also where nobody asks for them."""
         for name, route in self._routes.items():

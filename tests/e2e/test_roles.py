@@ -52,6 +52,13 @@ def test_the_ocr_apis_alone_read_what_the_others_stored(tmp_path: Path) -> None:
         assert answer.json()["pages"][0]["markdown"].startswith("# Page 0")
 
 
+def test_the_line_that_the_ocr_apis_print_works(tmp_path: Path) -> None:
+    with started(tmp_path, "--role", "ocr", SHOW_HIDDEN_MODELS="true") as server:
+        line = server.banner.splitlines()[2].strip().replace('"pages": "0"', '"model": "echo"')
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["pages"][0]["markdown"].startswith("# Page 0")
+
+
 def test_a_container_begins_with_a_first_key(tmp_path: Path) -> None:
     file = tmp_path / "keys" / "first.key"
     done = recto(tmp_path, "init", str(file))

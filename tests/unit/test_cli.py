@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -21,7 +22,7 @@ from files_api.kit import named
 from files_api.kit.db import Database
 from ocr_api import app, checks, migrations
 from ocr_api.cli import example_line, main, serving
-from ocr_api.settings import Settings
+from ocr_api.settings import Role, Settings
 from tests import helpers
 from tests.conftest import ROOT
 
@@ -403,6 +404,12 @@ def test_a_service_that_cannot_start_says_so(
 def test_the_line_to_paste_names_a_file_that_exists() -> None:
     line = example_line("http://127.0.0.1:8000")
     assert str(ROOT / "docs" / "demo" / "scan.pdf") in line
+
+
+@pytest.mark.parametrize(("role", "path"), [("files", "/v1/files"), ("ocr", "/v1/ocr")])
+def test_the_line_to_paste_is_one_that_the_role_answers(role: Role, path: str) -> None:
+    line = example_line("http://127.0.0.1:8000", role=role)
+    assert re.findall(r"http://127\.0\.0\.1:8000([^ )]*)", line) == [path]
 
 
 def test_the_line_to_paste_has_a_key_where_one_is_needed() -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from model_registry.card import Card, CardError, read_cards
 from model_registry.registry import Registry, Steering, UnknownModelError, UnservedModelError, load
-from model_registry.routing import Route, Routes, Target, pick, place, plain_url
+from model_registry.routing import Route, Routes, Target, pick, place, plain_url, read_routes
 
 CARD = """
 id: {id}
@@ -164,7 +164,7 @@ def test_check_finds_broken_routes(tmp_path: Path) -> None:
     problems = "\n".join(caught.value.problems)
     for part in (
         "b: parser 'odd' does not exist",
-        "a runs on a server and needs urls",
+        "a runs on a server, and the target names none: give it urls",
         "no card 'zz'",
         "alias x",
         "default: there is no model or route 'nobody'",
@@ -480,3 +480,27 @@ def test_a_registry_becomes_another_for_all_who_hold_it() -> None:
     assert "new" in held.names()
     assert "old" not in held.names()
     assert held.steering is steering
+
+
+def test_a_target_by_an_alias_is_told_the_id(tmp_path: Path) -> None:
+    routes = "default: a\nroutes: {r: {targets: [{card: small}]}}"
+    found = problems_of(tmp_path, routes, a="embedded: true\naliases: [small]\n", b=SERVER)
+    assert found == ["route r: there is no card 'small'; did you mean 'a'?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("", ["routes.yaml: file: is empty, or no mapping of names to values"]),
+        (
+            "default: a\nroutes: {r: {targets: [{card: a, wieght: 1}]}}",
+            ["routes.yaml: routes.r.targets.0.wieght: Extra inputs are not permitted"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_once(tmp_path: Path, text: str, problems: list[str]) -> None:
+    path = tmp_path / "routes.yaml"
+    path.write_text(text)
+    with pytest.raises(CardError) as caught:
+        read_routes(path)
+    assert caught.value.problems == problems

@@ -148,3 +148,18 @@ async def test_without_a_default_that_runs_there_is_a_picture() -> None:
     table = Routes.model_validate({"default": "a"})
     traffic = Traffic(Registry([make_card("a"), make_card("c", embedded=True)], table))
     assert [route["default"] for route in traffic.picture()["data"]] == [False]
+
+
+async def test_a_target_that_no_server_answers_is_left_out_at_once() -> None:
+    """As long as it is so, and where its route has a fall-back."""
+    traffic, _, _ = made(strict={**MIX, "fallback": None})
+    circuits = {"http://b:1/v1": "open"}
+    traffic.standing = lambda _, url: {"circuit": circuits.get(url or "", "closed")}
+    routes = traffic.registry.routes()
+    a, b, _ = routes["mix"].targets
+    assert [traffic.is_away("mix", target) for target in (a, b)] == [False, True]
+    assert not traffic.is_away("strict", b)
+    chosen = {traffic.registry.choose("mix", str(key)).card.id for key in range(200)}
+    assert chosen == {"a"}
+    circuits.clear()
+    assert not traffic.is_away("mix", b)
