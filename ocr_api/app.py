@@ -27,6 +27,7 @@ from ocr_api.ledger import Ledger
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
 from ocr_api.pipeline import Pipeline, Recorder, RequestLimits
+from ocr_api.pipeline.deletions import Deletions
 from ocr_api.processes import Limits, Pool
 from ocr_api.scheduler import Bounds, Scheduler
 from ocr_api.scratch import Scratch
@@ -184,6 +185,9 @@ def create(settings: Settings | None = None) -> ASGIApp:
             await usage.start()
             if settings.role != "files":
                 await stack.enter_async_context(workshop)
+                deletions = Deletions(files.database, workshop.pipeline)
+                stack.push_async_callback(deletions.close)
+                await deletions.start()
                 load = partial(load_registry, settings)
                 reloader = Reloader(settings.routes, load, workshop.traffic)
                 stack.push_async_callback(reloader.close)
@@ -241,7 +245,8 @@ def _open_doors(
         usage=usage,
         any_keys=files.keys.any,
     )
-    for name in settings.doors or named.names(DOORS):
+    # Whatever is served: who runs the process asks how it is.
+    for name in dict.fromkeys(("health", *(settings.doors or named.names(DOORS)))):
         door = named.leaf(DOORS, name, Door)()  # type: ignore[type-abstract]
         if reads or not door.reads:
             app.include_router(door.router(services))

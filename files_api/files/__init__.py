@@ -34,7 +34,7 @@ from files_api.files.records import (
 from files_api.files.spare import Spare
 from files_api.idempotency import InUnit
 from files_api.kit.db import Database
-from files_api.kit.errors import FileNotFound, InvalidLink, LinkForbidden
+from files_api.kit.errors import FileNotFound, InvalidLink, LinkForbidden, TooLarge
 from files_api.kit.ids import check_id, new_id
 from files_api.kit.observe import log
 from files_api.kit.tasks import finished
@@ -275,8 +275,11 @@ class Files:
 
         Raises:
             InvalidFileId, FileNotFound: as `get`.
+            TooLarge: it came in parts, and has more than ``max_bytes``.
         """
         record = await self.get(principal, file_id)
+        if record.bytes > self.max_bytes:  # told before a store's bytes are copied here
+            raise TooLarge
         async with self._contents.local(record) as path:
             yield StoredFile(
                 record.id, path, record.bytes, record.filename, record.media_type, record.sha256

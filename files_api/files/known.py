@@ -1,12 +1,13 @@
-"""Which blobs the rows of the database know."""
+"""Which blobs the rows of the database know, and which files are there yet."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from files_api.kit.db import Database
 from files_api.tables import StoredFileRow, UploadPartRow
 
 
@@ -25,3 +26,13 @@ async def named_otherwise(session: AsyncSession, keys: Collection[str]) -> set[s
     files = select(StoredFileRow.blob_key).where(StoredFileRow.blob_key.in_(keys))
     parts = select(UploadPartRow.blob_key).where(UploadPartRow.blob_key.in_(keys))
     return set((await session.execute(files.union_all(parts))).scalars())
+
+
+async def alive(database: Database, ids: Collection[str], now: float) -> set[str]:
+    """Return those of the file ids that a row names which has not expired."""
+    query = select(StoredFileRow.id).where(
+        StoredFileRow.id.in_(ids),
+        or_(StoredFileRow.expires_at.is_(None), StoredFileRow.expires_at > int(now)),
+    )
+    async with database.read() as session:
+        return set((await session.execute(query)).scalars())

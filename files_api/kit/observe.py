@@ -78,6 +78,8 @@ def set_up_logs(level: str = "INFO") -> None:
     logging.basicConfig(level=others, handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(level)
+    # It warns of a stranger's header, with the header's text.
+    logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
 
 
 def _is_for_our_log(record: logging.LogRecord) -> bool:

@@ -38,6 +38,7 @@ from ocr_api import migrations
 from ocr_api.admin.lines import key_line, organisation_line, print_table, time_text
 from ocr_api.settings import Settings
 
+_FIRST = "first"
 DEFAULT_SCOPES = "files:read,files:write,ocr"
 
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([hd])")
@@ -194,20 +195,28 @@ def revoke_key(key_id: str) -> None:
     )
 
 
-def make_first_key(file: Path) -> None:
+def make_first_key(file: Path) -> bool:
     """Make a key for everything in the local organisation; write it to a file of its owner's.
+
+    One that was made before is not made again, wherever its file is: who removed the file meant it.
+    Tells whether it was made now.
 
     Raises:
         OSError: the file cannot be written.
     """
     make_folders(file.absolute().parent)
 
-    async def work(desk: _Desk) -> str:
+    async def work(desk: _Desk) -> str | None:
         local = await desk.organisations.find(LOCAL_ORG_ID)
-        _, text = await desk.keys.make(local, scopes=ALL_SCOPES, name="first")
+        if any(key.name == _FIRST for key in await desk.keys.list(local.id)):
+            return None
+        _, text = await desk.keys.make(local, scopes=ALL_SCOPES, name=_FIRST)
         return text
 
-    write_private(file, (_run(work, with_secret=True) + "\n").encode())
+    key = _run(work, with_secret=True)
+    if key is not None:
+        write_private(file, (key + "\n").encode())
+    return key is not None
 
 
 @click.group()

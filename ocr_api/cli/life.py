@@ -20,17 +20,21 @@ _FINE = 200
 def init(file: Path) -> None:
     """Make the database, the secret and a first API key, once; write the key to FILE.
 
-    The key is one of the local organisation, for everything. Where FILE is there already, nothing
-    is done, so that a container may begin with it at every start.
+    The key is one of the local organisation, for everything. Where FILE is there already, or the
+    key was made before, nothing is done, so that a container may begin with it at every start.
     """
     if file.exists():
         click.echo(f"{file} is there already: nothing to do.", err=True)
         return
     try:
-        admin.make_first_key(file)
+        made = admin.make_first_key(file)
     except OSError as error:
         fail(f"{file}: {error.strerror or error}.")
-    click.echo(f"The first API key stands in {file}.", err=True)
+    if made:
+        click.echo(f"The first API key stands in {file}.", err=True)
+    else:
+        said = "The first key was made before, and is not made again"
+        click.echo(f"{said}; another one: recto keys create --org local", err=True)
 
 
 @click.command()

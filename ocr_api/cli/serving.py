@@ -59,6 +59,7 @@ def serve(host: str, port: int, workers: int, cards: Sequence[str], role: str | 
         fail(*problems)
     if workers > 1 and is_sqlite(settings):
         fail("--workers above 1 needs PostgreSQL (RECTO_DATABASE_URL): SQLite has one writer.")
+    _ignore_hang_up()
     # Listen before the database is opened: a second server must not touch it.
     with _listen(host, port) as listener, _running(fleet):
         set_up_logs(settings.log_level)
@@ -133,9 +134,15 @@ def _interrupted_by(number: int) -> Iterator[None]:
 
 def worker() -> ASGIApp:
     """Return the application of one of several processes; reads the settings by itself."""
+    _ignore_hang_up()
     settings = Settings()
     set_up_logs(settings.log_level)
     return app.create(settings)
+
+
+def _ignore_hang_up() -> None:
+    """Let no SIGHUP end the process: it means the routes, which the service reads if it has any."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -140,7 +140,14 @@ class Pages:
         return count
 
     async def draw(
-        self, path: Path, media_type: str, index: int, render: Render, *, owner: str = ""
+        self,
+        path: Path,
+        media_type: str,
+        index: int,
+        render: Render,
+        *,
+        owner: str = "",
+        apart: str = "",
     ) -> DrawnPage:
         """Return page ``index`` (from 0) as a JPEG.
 
@@ -149,7 +156,8 @@ class Pages:
         pages killed three processes is given up: its other pages are too complex, untried.
 
         Processes are shared equally between the ``owner`` of the page and others who have pages
-        to be drawn, however many.
+        to be drawn, however many. What is drawn ``apart``, under some name, does not count against
+        the document where it kills a process.
 
         Raises:
             DocumentEncrypted, DocumentDamaged, DocumentEmpty, ImageTooLarge, DocumentTooComplex:
@@ -169,7 +177,7 @@ class Pages:
             "grey": render.grey,
             "input_pixels": self._max_pixels,
         }
-        document = str(path)
+        document = str(path) + apart
         try:
             async with self._troubles.turn(document) as seconds:
                 answer, jpeg = await self._run(

@@ -115,8 +115,12 @@ class Pipeline:
         """
         return self._scheduler.enter(_share(principal, lane))
 
-    async def file_gone(self, _principal: Principal, file_id: str) -> None:
-        """End the requests that read a file: it is about to be deleted."""
+    def files(self) -> set[str]:
+        """Return the ids of the stored files that are read now, also in the background."""
+        return self._stops.files() | self._shadows.files()
+
+    async def file_gone(self, _principal: Principal | None, file_id: str) -> None:
+        """End the requests that read a file: it is about to be deleted, or is so already."""
         self._stops.gone(file_id)
         self._shadows.gone(file_id)
 
@@ -324,12 +328,13 @@ class Pipeline:
             try:
                 read, reused = await self._readings.get(run, index, watched.then(started), held)
             except errors.AppError as error:
-                if blames_the_target(error):
+                if blames_the_target(error) and run.may_judge():
                     self._registry.steering.note(run.choice, "error", 1)
                 raise
             if not reused:
-                await watched.answered(read)
-        if not reused and (outcome := outcome_of(read)) is not None:
+                watched.answered(read)
+        outcome = None if reused else outcome_of(read)
+        if outcome is not None and run.may_judge():
             self._registry.steering.note(run.choice, outcome, 1)
         return read, reused
 

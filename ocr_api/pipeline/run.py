@@ -67,6 +67,10 @@ class Keys:
     """The keys of the pages that were there when the run began."""
 
 
+MOST_NOTED = 10
+"""Pages of one request that a target is judged by: one caller's odd documents are not its fault."""
+
+
 @dataclass
 class Run:
     """One request under way: what is known before the first page, and what has been read."""
@@ -107,6 +111,8 @@ class Run:
     """Of pages that were reused, when they were read."""
     annotation: str | None = None
     """A JSON string; known when the last page was given."""
+    noted: int = 0
+    """Pages that its target was judged by."""
     annotated: int = 0
     """Pages that an annotation was made of."""
     texts: dict[int, str] = field(default_factory=dict)
@@ -116,6 +122,18 @@ class Run:
     def failed(self) -> int:
         """Return how many pages could not be read."""
         return len(self.failures)
+
+    @property
+    def is_usual(self) -> bool:
+        """Tell whether pages are asked what the card's model is asked as a rule."""
+        return self.ask.schema is None and self.ask.prompt == self.choice.card.prompts.get(
+            "document"
+        )
+
+    def may_judge(self) -> bool:
+        """Tell whether one more page may say something about its target; count it."""
+        self.noted += self.is_usual
+        return self.is_usual and self.noted <= MOST_NOTED
 
     @property
     def missing(self) -> int:

@@ -1,7 +1,8 @@
 """Cards that read a sample of a route's pages, too, in the background, and never answer.
 
 A page is drawn for its shadow as soon as it has its turn, so that the document is not needed
-later; what is held for long is one drawn page. The shadow's question waits behind everybody
+later; what is held for long is one drawn page. Where the answer is there first, the shadow is
+skipped: nobody waits for it. The shadow's question waits behind everybody
 else's. Its tokens are on nobody's account, and its text goes nowhere: it is compared with the
 answer's, and the metrics say how it did.
 """
@@ -9,12 +10,14 @@ answer's, and the metrics say how it did.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import TracebackType
 
 from files_api.kit.errors import AppError, Overloaded, RateLimited
+from files_api.kit.observe import log
 from model_registry.card import Card
 from model_registry.registry import Registry
 from model_registry.routing import Shadow
@@ -32,6 +35,8 @@ from ocr_api.scheduler import Scheduler, Share
 
 MOST = 64
 """Pages that shadows read, or wait to read, at a time; further ones are skipped."""
+_APART = "#shadow"
+"""Whose drawing it is: all shadows together get the share of one organisation."""
 SECONDS = 900.0
 """Longest time of one, with its wait."""
 
@@ -85,15 +90,17 @@ class Watched:
 
         return begin
 
-    async def answered(self, read: Read) -> None:
-        """Give the shadows what was answered; wait until none needs the document."""
-        begun = [one for one in self._glances if one.task is not None]
-        if not begun or read.bad is not None:
-            return
-        self._answered = True
-        for one in begun:
-            one.answer.set_result(read.parsed.markdown)
-            await one.drawn.wait()
+    def answered(self, read: Read) -> None:
+        """Give the shadows what was answered; end those that need the document yet: it may go."""
+        for one in self._glances:
+            if one.task is None or read.bad is not None:
+                continue
+            if not one.drawn.is_set():
+                meters.shadow_page(one.card.id, "skipped")
+                one.task.cancel()
+            elif not one.answer.done():
+                one.answer.set_result(read.parsed.markdown)
+        self._answered = read.bad is None
 
 
 class Shadows:
@@ -123,8 +130,7 @@ class Shadows:
             index: the page.
             key: where the page stands in the ledger; one that is kept is not read.
         """
-        usual = run.ask.schema is None and run.ask.prompt == run.choice.card.prompts.get("document")
-        if not run.choice.shadows or not usual or key in run.keys.known:
+        if not run.choice.shadows or not run.is_usual or key in run.keys.known:
             return _UNWATCHED
         loop = asyncio.get_running_loop()
         glances = [
@@ -133,6 +139,10 @@ class Shadows:
             if is_sampled(run.request.id, index, shadow)
         ]
         return Watched(glances, lambda one: self._begin(run, index, one))
+
+    def files(self) -> set[str]:
+        """Return the files whose pages are read now."""
+        return {file_id for file_id in self._tasks.values() if file_id is not None}
 
     def gone(self, file_id: str) -> None:
         """End what is read of a file: it was deleted."""
@@ -169,6 +179,9 @@ class Shadows:
             outcome = "skipped"
         except (AppError, TimeoutError):
             outcome = "failed"
+        except Exception as error:  # noqa: BLE001 - its text may quote the page
+            log(__name__, "shadow_failed", level=logging.ERROR, error=type(error).__name__)
+            outcome = "failed"
         if outcome is not None:
             meters.shadow_page(glance.card.id, outcome)
 
@@ -177,7 +190,7 @@ class Shadows:
         card, owner = glance.card, run.principal.org_id
         document = run.document
         drawn = await self._pages.draw(
-            document.path, document.media_type, index, card.drawn(), owner=owner
+            document.path, document.media_type, index, card.drawn(), owner=_APART, apart=_APART
         )
         glance.drawn.set()
         if drawn.blank:

@@ -73,6 +73,10 @@ class Stops:
             if not self._by_file[file_id]:
                 del self._by_file[file_id]
 
+    def files(self) -> set[str]:
+        """Return the files that are read now."""
+        return {*self._by_file}
+
     def gone(self, file_id: str) -> None:
         """End every run that reads a file, since it was deleted or has expired."""
         for stop in self._by_file.get(file_id, ()):

@@ -77,8 +77,11 @@ class Discovery:
         try:
             async with asyncio.timeout(SECONDS):
                 hosts = await self._resolve(parts.hostname or "", parts.port or 80)
-        except (OSError, UnicodeError):  # a TimeoutError is an OSError
+        except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
             hosts = ()
+            if _is_silence(error) and (known := self._found.get(url)):
+                # Nobody said that it is gone: the servers may be as well as ever.
+                self._found[url] = _Found(known.urls, self._clock())
         now, known = self._clock(), self._found.get(url)
         if hosts:
             self._take(url, tuple(_at(url, host) for host in _sorted(hosts)), now)
@@ -95,6 +98,13 @@ class Discovery:
             log(__name__, "service_found", service=place(plain_url(url)), servers=len(urls))
         self._missing.discard(url)
         self._found[url] = _Found(urls, now)
+
+
+def _is_silence(error: Exception) -> bool:
+    """Tell whether no name server answered, or none could: it is not the name that is gone."""
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    return isinstance(error, TimeoutError)
 
 
 def _is_found(url: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import SCAN
-from tests.e2e.conftest import Server, recto, started
+from tests.e2e.conftest import Server, recto, run_recto, started
 
 FILES = ("/v1/files", "/v1/uploads")
 OCR = ("/v1/ocr", "/v1/models", "/v1/files/{file_id}/ocr")
@@ -69,10 +71,29 @@ def test_a_container_begins_with_a_first_key(tmp_path: Path) -> None:
     before = file.read_bytes()
     assert recto(tmp_path, "init", str(file)).returncode == 0
     assert file.read_bytes() == before
+    # Who took the file away meant it: there is no second key for everything.
+    taken = recto(tmp_path, "init", str(tmp_path / "keys" / "second.key"))
+    assert (taken.returncode, (tmp_path / "keys" / "second.key").exists()) == (0, False)
+    assert "made before" in taken.stderr
+    assert run_recto(tmp_path, "keys", "list").count("first") == 1
     with started(tmp_path) as server:
         assert httpx.get(f"{server.base}/v1/files").status_code == 401
         headers = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"{server.base}/v1/files", headers=headers).status_code == 200
+
+
+def test_whoever_runs_it_may_ask_how_it_is_whatever_is_served(tmp_path: Path) -> None:
+    with started(tmp_path, DOORS="models") as server:
+        for path in ("/livez", "/readyz", "/metrics", "/v1/models"):
+            assert httpx.get(f"{server.base}{path}").status_code == 200, path
+        assert httpx.post(f"{server.base}/v1/ocr", json={}).status_code == 404
+
+
+def test_a_hang_up_ends_no_process_that_has_no_routes(tmp_path: Path) -> None:
+    """And the end is the usual one."""
+    with started(tmp_path, ROLE="files") as server:
+        os.kill(server.pid, signal.SIGHUP)
+        assert httpx.get(f"{server.base}/livez").status_code == 200
 
 
 def test_keys_may_be_required_before_there_is_one(tmp_path: Path) -> None:

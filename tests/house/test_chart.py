@@ -21,8 +21,10 @@ ROW = re.compile(r"^\| `([^`]+)` \| `(.+?)` \| (.+) \|$", re.MULTILINE)
 BY_THE_CHART = {
     *("data_dir", "database_url", "blob_url", "models_dir", "routes", "engine_urls", "role"),
     *("secret_key", "previous_secret_key", "engine_api_key", "require_keys", "vllm_bin"),
+    "show_hidden_models",
 }
-"""Settings that the chart makes of other values, that are secrets, or that no pod needs."""
+"""Settings that the chart makes of other values, that are secrets, or that no pod needs; hidden
+cards are for tests, and the chart has none."""
 
 
 def test_the_readme_lists_every_value_with_its_default() -> None:
@@ -52,6 +54,30 @@ def test_the_chart_takes_every_setting_and_no_other() -> None:
         for bound in ("minimum", "maximum", "exclusiveMinimum", "enum"):
             if name not in ("render_processes", "engine_processes"):  # 0 is a whole node's cores
                 assert known.get(bound) == sentences[name].get(bound), (name, bound)
+
+
+def test_the_readme_lists_every_further_setting() -> None:
+    [line] = re.findall(r"^Further settings.*$", README, re.MULTILINE)
+    told = set(re.findall(r"`(\w+)`", line))
+    assert told | set(VALUES["settings"]) == set(SCHEMA["properties"]["settings"]["properties"])
+    assert told.isdisjoint(VALUES["settings"])
+
+
+@pytest.mark.parametrize("path", [CHART / "README.md", CHART / "templates/NOTES.txt"])
+def test_commands_show_what_went_wrong_and_can_be_repeated(path: Path) -> None:
+    text = path.read_text("utf-8")
+    asked = re.findall(r"\bcurl .*", text)
+    assert all(one.startswith("curl -sS --fail-with-body ") for one in asked), path
+    assert asked
+    # `helm install` refuses the name of an install that failed.
+    assert not re.search(r"^ +helm install", text, re.MULTILINE)
+    upgrades = re.findall(r"^ +helm upgrade .*$", text, re.MULTILINE)
+    assert all(one.strip().startswith("helm upgrade --install ") for one in upgrades)
+
+
+def test_the_readme_takes_the_tag_from_the_values() -> None:
+    """A `--set` is forgotten by the next upgrade, and the tag would fall back."""
+    assert "image.tag=" not in README
 
 
 def test_the_schema_refuses_what_it_does_not_know() -> None:

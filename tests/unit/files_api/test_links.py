@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from files_api import links
+from files_api.kit import disk
 from files_api.kit.errors import LinkForbidden
 from files_api.links import MAX_HOURS, Links, ParsedLink, hkdf_sha256, load_or_make_secret
 
@@ -193,7 +193,7 @@ def test_a_secret_that_cannot_be_written_leaves_nothing(
     def fail(_: int) -> None:
         raise OSError(28, "full")
 
-    monkeypatch.setattr(links.os, "fsync", fail)
+    monkeypatch.setattr(disk.os, "fsync", fail)
     with pytest.raises(OSError, match="full"):
         load_or_make_secret(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from files_api.accounts import Principal
 from files_api.kit import errors
 from model_registry.card import Card
-from model_registry.registry import Registry
+from model_registry.registry import Choice, Registry
 from model_registry.routing import Routes
 from ocr_api.engines import PageRefused
 from ocr_api.pages import DrawnPage
 from ocr_api.pipeline.choosing import choose
 from ocr_api.pipeline.outcomes import blames_the_target, outcome_of
+from ocr_api.pipeline.run import MOST_NOTED, Run
 from ocr_api.pipeline.tries import Read
 from ocr_api.request import (
+    Ask,
     FileSource,
     InlineSource,
     OcrOptions,
@@ -107,6 +110,21 @@ BLANK = DrawnPage(0, 10, 10, 72, b"", blank=True, pictures=())
 )
 def test_what_a_page_says_about_its_target(page: Read, outcome: str | None) -> None:
     assert outcome_of(page) == outcome
+
+
+def run_of(prompt: str | None = None) -> Run:
+    facts: dict[str, Any] = dict.fromkeys(field.name for field in fields(Run) if field.init)
+    choice = Choice("mix", card(ONE))
+    return Run(**{**facts, "choice": choice, "ask": Ask(prompt), "noted": 0})
+
+
+def test_one_request_does_not_judge_a_target_alone() -> None:
+    run = run_of()
+    assert [run.may_judge() for _ in range(MOST_NOTED + 3)] == [True] * MOST_NOTED + [False] * 3
+
+
+def test_a_prompt_of_the_callers_own_judges_nobody() -> None:
+    assert not run_of("Answer with NOTHING.").may_judge()
 
 
 @pytest.mark.parametrize(

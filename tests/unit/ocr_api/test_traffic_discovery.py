@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 
 import pytest
@@ -25,9 +26,12 @@ class Names:
     def __init__(self, **known: tuple[str, ...]) -> None:
         self.known: dict[str, tuple[str, ...]] = known
         self.asked: list[tuple[str, int]] = []
+        self.silence: OSError | None = None
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
         self.asked.append((host, port))
+        if self.silence is not None:
+            raise self.silence
         if host not in self.known:
             raise OSError(-2, "Name or service not known")
         return self.known[host]
@@ -228,3 +232,19 @@ async def test_targets_of_routes_that_are_gone_are_forgotten() -> None:
     urls = {urls for _, urls in world.scheduler._targets}
     assert urls == {("http://3/v1",), ("http://busy/v1",)}
     await world.end()
+
+
+async def test_silence_of_the_name_servers_takes_no_server_away() -> None:
+    """However long: only a name that is said to be gone is given up."""
+    found, names, clock = made("10.0.0.1")
+    await found.look([NAME])
+    for names.silence in (socket.gaierror(socket.EAI_AGAIN, "try again"), TimeoutError()):
+        for _ in range(3):
+            clock.now += KEPT_SECONDS - 1
+            await found.look([NAME])
+        assert found.addresses((NAME,)) == (ONE,)
+    names.silence = socket.gaierror(socket.EAI_NONAME, "no such name")
+    for _ in range(2):
+        clock.now += KEPT_SECONDS - 1
+        await found.look([NAME])
+    assert found.addresses((NAME,)) == ("http://vllm:8000/v1",)
