@@ -109,6 +109,16 @@ async def stored(store: Store, who: Principal | None = None) -> tuple[int, int]:
         return row.stored_bytes, row.stored_files
 
 
+async def test_a_file_that_is_too_large_to_be_read_is_not_copied(store: Store) -> None:
+    """One that came in parts may be: its row says so before its bytes are touched."""
+    record = await keep(store, b"x" * 900)
+    for path in store.blob_files():
+        path.unlink()  # whoever touched them would notice
+    store.files.max_bytes = 899
+    with pytest.raises(TooLarge):
+        await store.files.open_file(store.me, record.id).__aenter__()
+
+
 async def test_a_stored_file_is_read_back(store: Store) -> None:
     chunks = [b"%P", b"DF-", b"x" * 900]
     record = await keep(store, *chunks, name="../ä.pdf")

@@ -314,3 +314,21 @@ async def test_an_error_outside_every_route_is_answered_and_logged_once(
 @pytest.mark.parametrize("offered", [None, "", "a b", "x" * 129, "a\r\nb", "ä"])
 def test_an_odd_request_id_is_replaced(offered: str | None) -> None:
     assert len(observe.choose_request_id(offered)) == 36
+
+
+def test_no_library_writes_a_strangers_header_into_the_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """OpenTelemetry warns of a `tracestate` that it does not like, with its text."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        observe.set_up_logs()
+        logging.getLogger("opentelemetry.trace.span").warning("Invalid key/value pair (1b=e)")
+        logging.getLogger("opentelemetry.sdk").warning("exported nothing")
+        said = capsys.readouterr().err
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert "1b=e" not in said
+    assert "exported nothing" in said

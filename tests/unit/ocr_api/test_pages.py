@@ -604,9 +604,9 @@ def handle(header, payload):
         self.bad, self.path = bad, Path("document")
         self.pages = Pages(size, Limits(1 << 30, 0.5), 1)
 
-    async def draw(self, index: int) -> str:
+    async def draw(self, index: int, apart: str = "") -> str:
         try:
-            page = await self.pages.draw(self.path, self.bad, index, SMALL)
+            page = await self.pages.draw(self.path, self.bad, index, SMALL, apart=apart)
         except DocumentTooComplex as error:
             return "untried" if "was not drawn" in str(error) else "died"
         assert page.index == index
@@ -630,6 +630,16 @@ async def test_r13_a_document_is_given_up_after_three_deaths_until_it_is_counted
     assert [await one.draw(index) for index in (6, 7, 8)] == ["drawn", "died", "drawn"]
     one.path = Path("another")
     assert await one.draw(0) == "drawn"
+    await one.pages.close()
+
+
+@pytest.mark.usefixtures("_deadly")
+async def test_deaths_of_what_is_drawn_apart_are_not_the_documents() -> None:
+    """A shadow's larger pages must not cost a caller the document."""
+    one = Deaths("1 3 5")
+    found = [await one.draw(index, "#shadow") for index in (1, 3, 5, 7)]
+    assert found == ["died", "died", "died", "untried"]
+    assert await one.draw(7) == "drawn"
     await one.pages.close()
 
 
