@@ -48,13 +48,15 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* The volumes of a pod; /data is a claim in the embedded mode. */}}
+{{/* The volumes of a pod; /data is a claim in the embedded mode. Else it holds no more than the
+documents that come in requests or are fetched, while they are read: as much room as /tmp, which has
+those that come from the store. */}}
 {{- define "recto.apiVolumes" -}}
 {{- $name := include "recto.fullname" .root -}}
 {{- if ne .component "embedded" }}
 - name: data
   emptyDir:
-    sizeLimit: 64Mi
+    sizeLimit: {{ (index .root.Values .component).tmpSize }}
 {{- end }}
 - name: tmp
   emptyDir:
@@ -202,9 +204,7 @@ metadata:
   labels:
     {{- include "recto.labels" . | nindent 4 }}
 spec:
-  {{- if not $values.autoscaling.enabled }}
-  replicas: {{ int64 $values.replicas }}
-  {{- end }}
+  replicas: {{ include "recto.replicas" (dict "root" .root "name" $name "number" $values.replicas "auto" $values.autoscaling.enabled "least" $values.autoscaling.minReplicas) }}
   revisionHistoryLimit: 5
   strategy:
     type: RollingUpdate

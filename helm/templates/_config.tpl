@@ -54,8 +54,7 @@ RECTO_ENGINE_URLS: {{ include "recto.engineUrls" . | quote }}
 {{- define "recto.routes" -}}
 {{- $urls := include "recto.engineUrls" . | fromJson }}
 {{- $routes := dict }}
-{{- range $name, $route := .Values.routes.routes }}
-{{- if $route }}
+{{- range $name, $route := include "recto.ownRoutes" . | fromJson }}
 {{- $made := deepCopy $route }}
 {{- range $kind := list "targets" "shadow" }}
 {{- if hasKey $route $kind }}
@@ -68,8 +67,8 @@ RECTO_ENGINE_URLS: {{ include "recto.engineUrls" . | quote }}
 {{- end }}
 {{- $_ := set $routes $name $made }}
 {{- end }}
-{{- end }}
-{{- $table := dict "default" .Values.routes.default "aliases" .Values.routes.aliases "routes" $routes }}
+{{- $aliases := include "recto.over" (list dict .Values.routes.aliases) | fromJson }}
+{{- $table := dict "default" .Values.routes.default "aliases" $aliases "routes" $routes }}
 {{- with .Values.routes.annotator }}
 {{- $_ := set $table "annotator" . }}
 {{- end }}

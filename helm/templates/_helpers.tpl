@@ -85,3 +85,14 @@ priorityClassName: {{ . }}
 {{- default "default" .Values.serviceAccount.name }}
 {{- end }}
 {{- end }}
+
+{{/* How many pods a Deployment has. With an autoscaler: those that it has now, or the fewest where it
+does not exist yet. Never no number: of an object that had one before, Kubernetes would make it 1.
+Takes root, name, number, auto and least. */}}
+{{- define "recto.replicas" -}}
+{{- $number := .number -}}
+{{- if .auto -}}
+{{- $number = dig "spec" "replicas" .least (lookup "apps/v1" "Deployment" .root.Release.Namespace .name) -}}
+{{- end -}}
+{{ int64 $number }}
+{{- end }}

@@ -10,6 +10,7 @@ What a schema cannot say, or not in a sentence. Each fails the install with what
 {{- include "recto.validateEmbedded" . }}
 {{- include "recto.validateMemory" (dict "root" . "component" "embedded") }}
 {{- end }}
+{{- include "recto.validateRoutes" . }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}
 {{- fail "ingress.host is missing: name the host that clients ask, ocr.example.org say." }}
 {{- end }}

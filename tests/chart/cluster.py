@@ -4,8 +4,8 @@ It is a fake. It lists its kinds, checks every object strictly (schemas.py, cust
 keeps it, and says at once what controllers would say in the end: a Deployment has its pods, a claim
 its volume, a Job is done as soon as somebody has looked at it. What it cannot show: scheduling,
 images, admission, rights (RBAC), the timing of probes, a real rollout, defaults that a server
-fills in, and what a NetworkPolicy, an ingress or an operator makes of an object. Only a real
-cluster shows those.
+fills in (but `replicas`), and what a NetworkPolicy, an ingress or an operator makes of an object.
+Only a real cluster shows those.
 """
 
 from __future__ import annotations
@@ -209,6 +209,9 @@ class Cluster:
 
     def _keep(self, event: str, kind: Kind, item: Json) -> Json:
         item["metadata"].setdefault("namespace", NAMESPACE)
+        if kind.name in ("Deployment", "StatefulSet"):
+            # The one default that matters here: a patch that drops the number makes it 1.
+            item["spec"].setdefault("replicas", 1)
         if kind.name != "Job" or not item.get("status"):
             item["status"] = status(item)
         if not item["status"]:

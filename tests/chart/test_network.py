@@ -9,9 +9,12 @@ import pytest
 pytest.importorskip("helm_sdkpy", reason="the chart's tests have an environment of their own")
 
 from tests.chart import fleet
+from tests.chart.cluster import Cluster
+from tests.chart.door import serving
 from tests.chart.fleet import DISTRIBUTED, FILES, Json, life, named
 from tests.chart.net import Peer, allowed, answers, gateway_rules, ingress_rules
 from tests.chart.pods import COMPONENT, Pod, pods
+from tests.chart.release import Failed, Release
 from tests.chart.schemas import USUAL
 
 BLOCKS = (
@@ -143,6 +146,15 @@ PATHS = [
     ("/v1/uploads", "files"),
     ("/v1/uploads/3f2b/parts", "files"),
     ("/v1/files/3f2b/ocr", "ocr"),
+    # Of clients whose base URL ends in /v1: the API takes these for the same.
+    ("/v1/v1/files", "files"),
+    ("/v1/v1/files/3f2b/content", "files"),
+    ("/v1/v1/files/3f2b/ocr/content", "files"),
+    ("/v1/v1/uploads", "files"),
+    ("/v1/v1/uploads/3f2b/parts", "files"),
+    ("/v1/v1/files/3f2b/ocr", "ocr"),
+    ("/v1/v1/ocr", "ocr"),
+    ("/v1/v1/chat/completions", "ocr"),
     ("/v1/ocr", "ocr"),
     ("/v1/models", "ocr"),
     ("/v1/usage", "ocr"),
@@ -203,3 +215,17 @@ def test_bodies_and_long_answers_fit_through_the_ingress() -> None:
 def test_long_answers_fit_through_the_gateway() -> None:
     [route] = named(life(fleet.EVERYTHING, USUAL).objects, "HTTPRoute").values()
     assert {rule["timeouts"]["request"] for rule in route["spec"]["rules"]} == {"3600s"}
+
+
+def test_gateway_takes_as_many_paths_as_it_has_rules_for() -> None:
+    """An HTTPRoute has 16 rules at most, which the API server checks only at the install."""
+    paths = [f"/v1/{number}" for number in range(11)]
+    gateway = {"httpRoute__enabled": True, "httpRoute__parentRefs": [{"name": "public"}]}
+    with serving(Cluster(USUAL)) as cluster:
+        release = Release(cluster, fleet.CHART)
+        with pytest.raises(Failed, match=r"httpRoute.paths.*maxItems"):
+            release.install(fleet.own(fleet.ONE_GPU, httpRoute__paths=paths, **gateway))
+        assert cluster.log == []
+        release.install(fleet.own(fleet.ONE_GPU, httpRoute__paths=paths[:10], **gateway))
+        [route] = named(cluster.all(), "HTTPRoute").values()
+    assert len(route["spec"]["rules"]) == 16

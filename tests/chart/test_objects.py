@@ -213,24 +213,13 @@ def test_ports_of_services_exist(file: str) -> None:
 def test_budget_never_blocks_a_drained_node(file: str) -> None:
     objects = life(file, USUAL).objects
     for name, budget in named(objects, "PodDisruptionBudget").items():
-        workload = named(objects, "Deployment")[name]
-        least = workload["spec"].get("replicas") or _least(objects, name)
+        # With an autoscaler that is its least: the objects are those of a first install.
+        least = named(objects, "Deployment")[name]["spec"]["replicas"]
         spec = budget["spec"]
         if "minAvailable" in spec:
             assert least > int(spec["minAvailable"]) >= 1, name
         else:
             assert int(spec["maxUnavailable"]) >= 1, name
-
-
-@files
-def test_scalers_have_a_target_without_replicas(file: str) -> None:
-    """An autoscaler's number of pods would be undone by every upgrade that names one."""
-    objects = life(file, USUAL).objects
-    for kind in ("HorizontalPodAutoscaler", "ScaledObject"):
-        for scaler in named(objects, kind).values():
-            target = scaler["spec"]["scaleTargetRef"]
-            assert (target["apiVersion"], target["kind"]) == ("apps/v1", "Deployment")
-            assert "replicas" not in named(objects, "Deployment")[target["name"]]["spec"]
 
 
 def test_everything_has_scalers_budgets_and_monitors() -> None:
@@ -255,6 +244,23 @@ def test_monitors_find_their_services(file: str) -> None:
         for endpoint in spec["endpoints"]:
             for service in found:
                 assert endpoint["port"] in {p["name"] for p in service["spec"]["ports"]}, name
+
+
+def test_every_alert_says_where_its_row_is() -> None:
+    """docs/operations.md says of each alert what it means and what to do."""
+    base = whole(fleet.EVERYTHING)["monitoring"]["rules"]["runbookUrl"]
+    found = alerts(fleet.EVERYTHING)
+    text = (fleet.ROOT / "docs/operations.md").read_text("utf-8")
+    told = dict(re.findall(r'^\| <a id="(\w+)"></a>`(\w+)` \|', text, re.MULTILINE))
+    assert told == {name.lower(): name for name in found}
+    for name, alert in found.items():
+        assert alert["annotations"]["runbook_url"] == f"{base}#{name.lower()}"
+
+
+def test_alerts_have_no_runbook_where_nobody_says_where_it_is() -> None:
+    found = alerts(fleet.H100)
+    assert len(found) > 10
+    assert all(alert["annotations"].keys() == {"summary"} for alert in found.values())
 
 
 @files
@@ -286,8 +292,12 @@ def test_embedded_is_one_pod_with_a_claim() -> None:
     assert embedded["spec"]["replicas"] == 1
     [claim] = embedded["spec"]["volumeClaimTemplates"]
     assert claim["metadata"]["name"] == "data"
-    [first] = embedded["spec"]["template"]["spec"]["initContainers"]
-    assert first["args"][0] == "init"
+
+
+def alerts(file: str) -> dict[str, Json]:
+    """The alerts of a values file by name."""
+    [rule] = named(life(file, USUAL).objects, "PrometheusRule").values()
+    return {a["alert"]: a for group in rule["spec"]["groups"] for a in group["rules"]}
 
 
 def _given(values: Json, key: str) -> set[str]:
@@ -299,18 +309,6 @@ def _given(values: Json, key: str) -> set[str]:
         elif name == key and value:
             found.add(value)
     return found
-
-
-def _least(objects: list[Json], name: str) -> int:
-    """The fewest pods that an autoscaler leaves of a Deployment."""
-    for kind, field in (
-        ("HorizontalPodAutoscaler", "minReplicas"),
-        ("ScaledObject", "minReplicaCount"),
-    ):
-        for scaler in named(objects, kind).values():
-            if scaler["spec"]["scaleTargetRef"]["name"] == name:
-                return int(scaler["spec"][field])
-    return 1
 
 
 def _is(item: Json, name: str, kind: str) -> bool:

@@ -114,6 +114,50 @@ def test_failing_migration_stops_an_install(cluster: Cluster) -> None:
     assert [i["kind"] for i in cluster.all()] == ["Job"]
 
 
+def test_an_install_that_failed_is_repeated_as_an_upgrade(cluster: Cluster) -> None:
+    """The README's `helm upgrade --install`; `helm install` says that the name is in use."""
+    release = Release(cluster, CHART)
+    cluster.failing = ("recto-migrate",)
+    with pytest.raises(Failed, match=r"pre-install: resource Job/.*/recto-migrate not ready"):
+        release.install(own(ONE_GPU))
+    cluster.failing = ()
+    with pytest.raises(Failed, match="cannot reuse a name that is still in use"):
+        release.install(own(ONE_GPU))
+    release.upgrade(own(ONE_GPU))
+    assert _contents(cluster.all()) == _contents(fleet.life(ONE_GPU, USUAL).objects)
+
+
+def test_a_job_that_was_deleted_is_made_anew(cluster: Cluster) -> None:
+    """What the README says of a Job that could not fetch its weights."""
+    release = Release(cluster, CHART)
+    release.install(own(H100))
+    jobs = {name for kind, name in cluster.objects if kind == "Job"}
+    [gone] = {name for name in jobs if name.startswith("recto-weights-glm-ocr-")}
+    del cluster.objects["Job", gone]
+    release.upgrade(own(H100))
+    assert {name for kind, name in cluster.objects if kind == "Job"} == jobs
+
+
+def test_weights_outlive_a_model_that_is_disabled_and_are_found_again(cluster: Cluster) -> None:
+    release = Release(cluster, CHART)
+    release.install(own(H100))
+    claim = cluster.get("PersistentVolumeClaim", "recto-weights-lighton-ocr-2")
+    release.upgrade(own(H100, **{"models__lighton-ocr-2": {"enabled": False}}))
+    assert "recto-vllm-lighton-ocr-2" not in fleet.named(cluster.all(), "Deployment")
+    assert cluster.get("PersistentVolumeClaim", "recto-weights-lighton-ocr-2") == claim
+    release.upgrade(own(H100))
+    assert "recto-vllm-lighton-ocr-2" in fleet.named(cluster.all(), "Deployment")
+    release.uninstall()
+    kept = cluster.all()
+    assert {i["kind"] for i in kept} == {"PersistentVolumeClaim"}
+    release.install(own(H100))
+    now = fleet.named(cluster.all(), "PersistentVolumeClaim")
+    assert {n: c["metadata"]["uid"] for n, c in now.items()} == {
+        i["metadata"]["name"]: i["metadata"]["uid"] for i in kept
+    }
+    assert now[claim["metadata"]["name"]]["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_second_release_lives_beside_the_first(file: str, cluster: Cluster) -> None:
     names = {"fullnameOverride": "second", "serviceAccount__name": "second"}
@@ -122,9 +166,11 @@ def test_second_release_lives_beside_the_first(file: str, cluster: Cluster) -> N
     second.install(own(file, **names))
     second.uninstall()
     first = fleet.life(file, USUAL).objects
-    assert {(i["kind"], i["metadata"]["name"]) for i in cluster.all()} == {
-        (i["kind"], i["metadata"]["name"]) for i in first
-    }
+    left = {(i["kind"], i["metadata"]["name"]) for i in cluster.all()}
+    # The second's weights stay on purpose.
+    kept = {(kind, name) for kind, name in left if name.startswith("second-weights-")}
+    assert {kind for kind, _ in kept} <= {"PersistentVolumeClaim"}
+    assert left - kept == {(i["kind"], i["metadata"]["name"]) for i in first}
 
 
 @pytest.mark.parametrize("file", FILES)
