@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -22,16 +21,29 @@ LINE = re.compile(
 )
 
 
-@pytest.fixture
-def engines() -> Iterator[tuple[Standin, Standin]]:
+Engines = tuple[Standin, Standin]
+Counts = dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[Engines]:
     # The answers take a while, as a model's do: a shadow that is not drawn by then is skipped.
     with standin("--mode", "fixed", "--delay", "1") as one, standin() as other:
         yield one, other
 
 
 @pytest.fixture
-def service(engines: tuple[Standin, Standin], tmp_path: Path) -> Iterator[Service]:
-    one, other = engines
+def engines(both: Engines) -> Engines:
+    """The target's server and the shadow's, without faults and without a past."""
+    for engine in both:
+        engine.fault()
+    return both
+
+
+@pytest.fixture(scope="module")
+def service(both: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    one, other = both
+    tmp_path = tmp_path_factory.mktemp("shadows")
     shadow = {"card": HURRIED, "urls": [f"{other.base}/v1"], "share": 1}
     target = {"card": SMALL, "urls": [f"{one.base}/v1"]}
     routes = tmp_path / "shadowed.yaml"
@@ -41,12 +53,16 @@ def service(engines: tuple[Standin, Standin], tmp_path: Path) -> Iterator[Servic
         yield service
 
 
-def counted(service: Service, wanted: str, count: float) -> dict[str, float]:
-    """Return what is counted of the shadow, once it has come to this. It tells nobody."""
+def counts(service: Service) -> Counts:
+    page = httpx.get(f"{service.recto.base}/metrics").text
+    return {f"{name} {word}".strip(): float(value) for name, word, value in LINE.findall(page)}
+
+
+def counted(service: Service, before: Counts, wanted: str, count: float) -> Counts:
+    """Return what was counted of the shadow since, once it has come to this. It tells nobody."""
     end = time.monotonic() + 20
     while True:
-        page = httpx.get(f"{service.recto.base}/metrics").text
-        found = {f"{name} {word}".strip(): float(value) for name, word, value in LINE.findall(page)}
+        found = {name: value - before.get(name, 0) for name, value in counts(service).items()}
         if found.get(wanted) == count:
             return found
         assert time.monotonic() < end, found
@@ -56,13 +72,13 @@ pytestmark = pytest.mark.shared
 
 
 def test_a_shadow_reads_what_is_answered_and_costs_nothing(
-    service: Service, engines: tuple[Standin, Standin]
+    service: Service, engines: Engines
 ) -> None:
-    one, other = engines
+    (one, other), before = engines, counts(service)
     answer = service.post(pdf("seen twice", PAGES), name="seen-twice")
     assert answer.status_code == 200
     assert answer.headers["x-recto-card"] == SMALL
-    found = counted(service, "ocr_shadow_pages_total ok", PAGES)
+    found = counted(service, before, "ocr_shadow_pages_total ok", PAGES)
     # The stand-ins say the same of the same picture.
     assert found["ocr_shadow_similarity_count"] == PAGES
     assert found["ocr_shadow_similarity_sum"] == PAGES
@@ -74,12 +90,10 @@ def test_a_shadow_reads_what_is_answered_and_costs_nothing(
     assert (row.pages, row.charged, row.wasted) == (PAGES, one.tokens(), Tokens())
 
 
-def test_a_repeat_is_not_read_again_in_the_shadow(
-    service: Service, engines: tuple[Standin, Standin]
-) -> None:
-    document = pdf("read once", PAGES)
+def test_a_repeat_is_not_read_again_in_the_shadow(service: Service, engines: Engines) -> None:
+    document, before = pdf("read once", PAGES), counts(service)
     assert service.post(document).status_code == 200
-    counted(service, "ocr_shadow_pages_total ok", PAGES)
+    counted(service, before, "ocr_shadow_pages_total ok", PAGES)
     assert service.post(document).status_code == 200
     assert len(engines[1].log()) == PAGES
     # Nor is one with a prompt of its own, to which the two would answer differently.
@@ -96,17 +110,18 @@ def test_a_repeat_is_not_read_again_in_the_shadow(
     ],
 )
 def test_what_goes_wrong_in_the_shadow_shows_in_the_metrics_only(
-    service: Service, engines: tuple[Standin, Standin], fault: str, outcome: str
+    service: Service, engines: Engines, fault: str, outcome: str
 ) -> None:
     engines[1].fault(fault)
+    before = counts(service)
     answer = service.post(pdf(f"well: {outcome}", PAGES))
     assert [page["error"] for page in answer.json()["pages"]] == [None] * PAGES
     assert "warnings" not in answer.json() or not answer.json()["warnings"]
-    found = counted(service, f"ocr_shadow_pages_total {outcome}", PAGES)
-    assert "ocr_shadow_pages_total ok" not in found
+    found = counted(service, before, f"ocr_shadow_pages_total {outcome}", PAGES)
+    assert not found.get("ocr_shadow_pages_total ok")
 
 
-def test_a_deleted_file_is_read_no_more(service: Service, engines: tuple[Standin, Standin]) -> None:
+def test_a_deleted_file_is_read_no_more(service: Service, engines: Engines) -> None:
     """Not in the shadow either, and the server is told."""
     engines[1].fault("do=hang")
     file_id = service.upload(pdf("soon gone", PAGES))
