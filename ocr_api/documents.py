@@ -303,6 +303,8 @@ def _decode_into(text: str, file: BinaryIO, limit: int) -> int:
         _check_size((len(body) - skipped) * 3 // 4 - 2, limit)
     body = _unescape(body).rstrip(_WHITE)
     bare = body.rstrip("=" + _WHITE)
+    if "=" in bare:
+        raise InvalidBase64  # padding in the middle: four characters of it may pass as the end
     total, carry = 0, b""
     for start in range(0, len(bare), _PIECE):
         piece = carry + _clean(bare[start : start + _PIECE])

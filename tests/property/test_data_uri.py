@@ -67,6 +67,7 @@ def test_what_encoders_write_is_read(
 @example(text="A", head="")
 @example(text="=", head="")
 @example(text="AA=A", head="data:;base64,")
+@example(text="000=00", head="")
 def test_anything_else_is_refused_without_a_crash(text: str, head: str) -> None:
     try:
         content = decode(head + text)

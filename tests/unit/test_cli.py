@@ -344,7 +344,8 @@ def test_database_urls_that_cannot_work(url: str, problem: str) -> None:
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)  # what an absent package does to an import
     (found,) = checks.database_problems(Settings(database_url="postgresql://host/name"))
-    assert found.endswith("its driver asyncpg is not installed: pip install 'recto[postgres]'")
+    how = "make server-drivers, or pip install 'recto[postgres]'"
+    assert found.endswith(f"its driver asyncpg is not installed: {how}")
 
 
 def test_a_database_that_cannot_be_opened(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
