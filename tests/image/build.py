@@ -41,7 +41,7 @@ class Build:
         """
         for stage in self._file.stages:
             root = self._folder / stage.name
-            subprocess.run(["cp", "-a", self._base / "root", root], check=True)
+            subprocess.run(["cp", "-a", self._base / "debian", root], check=True)
             last = stage is self._file.stages[-1]
             if not last:
                 shutil.copytree(self._base / "wheels", root / _WHEELS.strip("/"))
