@@ -15,6 +15,7 @@ from typing import Literal
 from prometheus_client import Counter, Gauge, Histogram
 
 from files_api.kit.metrics import REGISTRY
+from model_registry.registry import Routed
 
 Outcome = Literal["ok", "failed", "reused", "cancelled"]
 """How a page ended: read, not read, taken from what was kept, or dropped with its request."""
@@ -25,8 +26,6 @@ Direction = Literal["prompt", "completion"]
 Stage = Literal["fetch", "render", "infer", "post", "total"]
 """Of a page: the document comes (once for all of its pages), the page is drawn, an engine answers
 one question about it, the answer is parsed and the page assembled; and the page from its turn."""
-Routed = Literal["ok", "error", "empty", "repetition"]
-"""What came of a page at a route's target: read, failed, read as empty, or one long loop."""
 Shadowed = Literal["ok", "failed", "empty", "repetition", "skipped"]
 """What came of a page at a shadow; skipped: there was too much to do."""
 Reload = Literal["ok", "refused"]
@@ -231,15 +230,16 @@ def child_restarted(reason: str) -> None:
     _restarts.labels(_known(reason, DEATHS)).inc()
 
 
-def route_page(route: str, card: str, outcome: Routed) -> None:
-    """Count a page that a target of a route was to read.
+def route_pages(route: str, card: str, outcome: Routed, count: int = 1) -> None:
+    """Count pages that a target of a route was to read.
 
     Args:
         route: the public name, as it stands in the file of routes; never what a caller sent.
         card: the id of the target's card.
-        outcome: what came of it.
+        outcome: what came of them.
+        count: how many.
     """
-    _route_pages.labels(route, card, outcome).inc()
+    _route_pages.labels(route, card, outcome).inc(count)
 
 
 def target_away(route: str, card: str, away: bool) -> None:

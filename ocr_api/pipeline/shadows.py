@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from types import TracebackType
 
 from files_api.kit.errors import AppError, Overloaded, RateLimited
 from files_api.kit.observe import log
@@ -22,14 +21,14 @@ from model_registry.card import Card
 from model_registry.registry import Registry
 from model_registry.routing import Shadow
 from ocr_api import meters, stages
-from ocr_api.engines import MOST_TOKENS, Engine, PageTask
+from ocr_api.engines import Engine, PageTask
 from ocr_api.meters import Shadowed
 from ocr_api.pages import DrawnPage, Pages
 from ocr_api.parsers import Parser
 from ocr_api.pipeline.order import Started
 from ocr_api.pipeline.outcomes import is_empty, similarity
 from ocr_api.pipeline.run import Run
-from ocr_api.pipeline.tries import Read, plausible_chars, room, verdict
+from ocr_api.pipeline.tries import Read, answer_tokens, plausible_chars, verdict
 from ocr_api.result import Reading
 from ocr_api.scheduler import Scheduler, Share
 
@@ -66,12 +65,7 @@ class Watched:
         """Nothing runs yet."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End what shadows do where the page was not answered: there is nothing to compare."""
         for one in self._glances:
             if one.task is not None and not self._answered:
@@ -208,14 +202,13 @@ class Shadows:
     async def _ask(self, glance: _Glance, drawn: DrawnPage, name: str, share: Share) -> Reading:
         card, engine, urls = glance.card, self._engines[glance.card.engine], glance.shadow.urls
         prompt = card.prompts.get("document")
-        wanted, most = card.max_tokens or MOST_TOKENS, room(card, drawn, prompt)
         task = PageTask(
             page=drawn,
             card=card,
             prompt=prompt,
             request_id=name,
             sampling=card.sampling,
-            max_tokens=wanted if most is None else min(wanted, most),
+            max_tokens=answer_tokens(card, drawn, prompt),
             max_chars=plausible_chars(drawn),
         )
 

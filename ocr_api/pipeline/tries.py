@@ -103,6 +103,16 @@ def room(card: Card, drawn: DrawnPage, prompt: str | None) -> int | None:
     return left
 
 
+def answer_tokens(card: Card, drawn: DrawnPage, prompt: str | None) -> int:
+    """Return how many tokens an answer is given: the card's, or what its context leaves.
+
+    Raises:
+        ContextTooLong: it leaves too few.
+    """
+    wanted, most = card.max_tokens or MOST_TOKENS, room(card, drawn, prompt)
+    return wanted if most is None else min(wanted, most)
+
+
 class Tries:
     """Draws and reads pages, as often as their cards allow."""
 
@@ -212,8 +222,6 @@ class Tries:
         prompt = ask.prompt
         if rung.prompt and ask.native:
             prompt = card.prompts[rung.prompt]
-        most = room(card, drawn, prompt)
-        wanted = card.max_tokens or MOST_TOKENS
         sampling = card.sampling.changed(rung.sampling)
         if ask.schema is not None:
             sampling = sampling.within_schema()
@@ -223,7 +231,7 @@ class Tries:
             prompt=prompt,
             request_id=f"{run.request.id}-p{drawn.index}-t{number}",
             sampling=sampling,
-            max_tokens=wanted if most is None else min(wanted, most),
+            max_tokens=answer_tokens(card, drawn, prompt),
             max_chars=plausible_chars(drawn) if ask.native else None,
             schema=ask.schema,
             want_probabilities=options.confidence in card.capabilities.confidence,

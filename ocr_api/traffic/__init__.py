@@ -99,8 +99,7 @@ class Traffic(Steering):
         """
         if choice.target is None:
             return
-        for _ in range(count):
-            meters.route_page(choice.route, choice.card.id, outcome)
+        meters.route_pages(choice.route, choice.card.id, outcome, count)
         self._guard.note(choice.route, choice.target, outcome, count)
 
     async def adopt(self, found: Registry) -> None:

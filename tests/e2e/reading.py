@@ -71,6 +71,17 @@ def write_cards(folder: Path, **facts: Any) -> dict[str, str]:
     return {"MODELS_DIR": str(models), "ROUTES": str(routes)}
 
 
+def shared_settings(folder: Path, database: str, engine: Standin) -> dict[str, str]:
+    """Return the settings of several processes on one database and one folder of files."""
+    return {
+        "DATABASE_URL": database,
+        "BLOB_URL": (folder / "blobs").as_uri(),
+        "SECRET_KEY": SECRET,
+        "ENGINE_URLS": json.dumps({SMALL: f"{engine.base}/v1"}),
+        **write_cards(folder),
+    }
+
+
 def pdf(name: str, pages: int) -> bytes:
     """Return a document whose pages are like no other document's; its bytes are the same always."""
     texts = [f"{name}\n{number} of {pages}\npage {number}" for number in range(pages)]

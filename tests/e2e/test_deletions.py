@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import httpx
 import pytest
 
 from tests import postgres
-from tests.e2e.conftest import SECRET, make_key, run_recto, started
-from tests.e2e.reading import SMALL, pdf, standin, write_cards
+from tests.e2e.conftest import make_key, run_recto, started
+from tests.e2e.reading import SMALL, pdf, shared_settings, standin
 
 pytestmark = pytest.mark.shared
 
@@ -21,13 +20,7 @@ def test_a_deletion_in_one_process_ends_the_reading_in_another(
 ) -> None:
     """R21: the request is answered, and the model's server is told."""
     with postgres_cluster.database() as url, standin("--fault", "do=hang") as engine:
-        settings = {
-            "DATABASE_URL": url,
-            "BLOB_URL": (tmp_path / "blobs").as_uri(),
-            "SECRET_KEY": SECRET,
-            "ENGINE_URLS": json.dumps({SMALL: f"{engine.base}/v1"}),
-            **write_cards(tmp_path),
-        }
+        settings = shared_settings(tmp_path, url, engine)
         run_recto(tmp_path, "db", "upgrade", **settings)
         headers = {"Authorization": f"Bearer {make_key(tmp_path, 'one', **settings)}"}
         for role in ("files", "ocr"):

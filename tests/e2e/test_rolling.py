@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
@@ -14,8 +13,8 @@ import pytest
 
 from tests import postgres
 from tests.e2e.balancer import Balancer
-from tests.e2e.conftest import SECRET, Server, make_key, run_recto, started
-from tests.e2e.reading import SMALL, Standin, as_document, pdf, standin, write_cards
+from tests.e2e.conftest import Server, make_key, run_recto, started
+from tests.e2e.reading import SMALL, Standin, as_document, pdf, shared_settings, standin
 
 CLIENTS = 6
 ROUND = 4
@@ -142,13 +141,7 @@ async def test_a_rolling_replace_fails_no_request(
 ) -> None:
     """R18: two processes are replaced by two others under load; 0 failed requests."""
     with postgres_cluster.database() as url:
-        settings = {
-            "DATABASE_URL": url,
-            "BLOB_URL": (tmp_path / "blobs").as_uri(),
-            "SECRET_KEY": SECRET,
-            "ENGINE_URLS": json.dumps({SMALL: f"{engine.base}/v1"}),
-            **write_cards(tmp_path),
-        }
+        settings = shared_settings(tmp_path, url, engine)
         run_recto(tmp_path, "db", "upgrade", **settings)
         key = make_key(tmp_path, "one", **settings)
         balancer = Balancer()

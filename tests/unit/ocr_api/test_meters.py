@@ -77,9 +77,9 @@ def test_what_stands_now_is_shown() -> None:
 
 def test_routes_are_counted_by_route_and_card() -> None:
     target = {"route": "test-ocr", "model": CARD}
-    meters.route_page("test-ocr", CARD, "ok")
-    meters.route_page("test-ocr", CARD, "empty")
-    meters.route_page("test-ocr", CARD, "empty")
+    meters.route_pages("test-ocr", CARD, "ok")
+    meters.route_pages("test-ocr", CARD, "empty")
+    meters.route_pages("test-ocr", CARD, "empty")
     assert value("ocr_route_pages_total", outcome="ok", **target) == 1
     assert value("ocr_route_pages_total", outcome="empty", **target) == 2
     meters.target_away("test-ocr", CARD, True)
