@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import TypeVar
@@ -10,7 +11,10 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 Started = Callable[[], None]
-"""Says that a work no longer waits for its turn, so that the next one may ask for one."""
+"""Says that a work no longer waits for its turn, so that another one may ask for one."""
+WAITING = 16
+"""Works that may wait for turns at a time. Where many turns come free within a moment, whoever
+had only one waiting would get one of them, whatever its share."""
 
 
 async def in_order(
@@ -35,24 +39,26 @@ async def in_turn(
 ) -> AsyncGenerator[Done, None]:
     """Yield ``work(item, started)`` for each item, in order.
 
-    The next work begins when the last one said that it has started, or ended; so one of them at
-    most waits for a turn, and a document of a thousand pages is one in the queue.
+    A work begins when the `WAITING`-th before it said that it has started, or ended; so only so
+    many of them wait for turns, however long the document is.
 
     At most ``window`` are under way or done and not yet given. Leaving early, or an error in one,
     cancels the rest; nothing is left running.
     """
     room, tasks = asyncio.Semaphore(window), asyncio.Queue[asyncio.Future[Done] | None]()
     alive: set[asyncio.Future[Done]] = set()
+    starts = deque[asyncio.Event]()
 
     async def feed() -> None:
         for item in items:
             await room.acquire()
-            started = asyncio.Event()
+            if len(starts) == WAITING:
+                await starts.popleft().wait()
+            starts.append(started := asyncio.Event())
             task = asyncio.ensure_future(work(item, started.set))
             alive.add(task)
             task.add_done_callback(lambda _, event=started: event.set())  # type: ignore[misc]
             tasks.put_nowait(task)
-            await started.wait()
         tasks.put_nowait(None)
 
     feeder = asyncio.create_task(feed())

@@ -8,7 +8,10 @@ from contextlib import aclosing
 
 import pytest
 
-from ocr_api.pipeline.order import Started, in_turn
+from ocr_api.pipeline.order import WAITING, Started, in_turn
+
+COUNT = 2 * WAITING
+"""Works of a bench."""
 
 
 class Bench:
@@ -19,7 +22,7 @@ class Bench:
         self.begun: list[int] = []
         self.cancelled: list[int] = []
         self.turns = asyncio.Semaphore(0)
-        self.ends = [asyncio.Event() for _ in range(10)]
+        self.ends = [asyncio.Event() for _ in range(COUNT)]
 
     async def work(self, number: int, started: Started) -> str:
         try:
@@ -34,8 +37,8 @@ class Bench:
             raise
         return f"done {number}"
 
-    def stream(self, window: int = 10) -> AsyncGenerator[str, None]:
-        return in_turn(range(10), self.work, window)
+    def stream(self, window: int = COUNT) -> AsyncGenerator[str, None]:
+        return in_turn(range(COUNT), self.work, window)
 
 
 async def settle() -> None:
@@ -44,26 +47,26 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_one_at_most_waits_for_a_turn() -> None:
+async def test_so_many_at_most_wait_for_turns() -> None:
     bench = Bench()
     async with aclosing(bench.stream()) as stream:
         first = asyncio.ensure_future(anext(stream))
         await settle()
-        assert (bench.waiting, bench.begun) == ([0], [])
+        assert (bench.waiting, bench.begun) == ([*range(WAITING)], [])
         bench.turns.release()
         bench.turns.release()
         await settle()
-        assert (bench.waiting, bench.begun) == ([2], [0, 1])
+        assert (bench.waiting, bench.begun) == ([*range(2, WAITING + 2)], [0, 1])
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-    assert sorted(bench.cancelled) == [0, 1, 2]
+    assert sorted(bench.cancelled) == [*range(WAITING + 2)]
 
 
 async def test_results_come_in_order_and_a_slow_one_holds_no_more_than_a_window() -> None:
     bench = Bench()
-    for _ in range(10):
+    for _ in range(COUNT):
         bench.turns.release()
-    for number in range(1, 10):
+    for number in range(1, COUNT):
         bench.ends[number].set()
     async with aclosing(bench.stream(window=4)) as stream:
         first = asyncio.ensure_future(anext(stream))
@@ -71,7 +74,7 @@ async def test_results_come_in_order_and_a_slow_one_holds_no_more_than_a_window(
         assert bench.begun == [0, 1, 2, 3]
         bench.ends[0].set()
         assert await first == "done 0"
-        assert [text async for text in stream] == [f"done {number}" for number in range(1, 10)]
+        assert [text async for text in stream] == [f"done {number}" for number in range(1, COUNT)]
 
 
 async def test_an_error_cancels_the_rest() -> None:

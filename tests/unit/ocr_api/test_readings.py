@@ -18,7 +18,8 @@ from model_registry.registry import Registry
 from model_registry.routing import Routes
 from ocr_api.documents import Documents
 from ocr_api.engines import Engine
-from ocr_api.ledger import Ledger
+from ocr_api.ledger import Kept, Ledger
+from ocr_api.ledger.flights import Flights
 from ocr_api.offline import NoFiles
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
@@ -54,7 +55,8 @@ class House:
         self, folder: Path, pages: Pages, ledger: Ledger, me: Principal, entries: list[Entry]
     ) -> None:
         self.folder, self.me, self.entries = folder, me, entries
-        self._pages, self._ledger = pages, ledger
+        self.ledger = ledger
+        self._pages = pages
 
     def pipeline(self, engine: Engine, **facts: Any) -> Pipeline:
         """Return a pipeline whose pages that engine reads, with these facts on its card."""
@@ -67,7 +69,7 @@ class House:
             self.entries.append(entry)
 
         scheduler = Scheduler(engines, pauses=())
-        return Pipeline(registry, engines, documents, self._pages, record, scheduler, self._ledger)
+        return Pipeline(registry, engines, documents, self._pages, record, scheduler, self.ledger)
 
     def request(self, data: bytes, **options: Any) -> OcrRequest:
         path = self.folder / "document"
@@ -76,6 +78,18 @@ class House:
 
     async def read(self, engine: Engine, data: bytes, **options: Any) -> Result:
         return await self.pipeline(engine).run(self.request(data, **options), self.me)
+
+
+class CountedFlights(Flights):
+    """Tells of each who follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.followed = asyncio.Semaphore(0)
+
+    async def follow(self, key: str) -> Kept | None:
+        self.followed.release()
+        return await super().follow(key)
 
 
 @pytest.fixture
@@ -214,9 +228,12 @@ async def test_those_who_followed_a_failure_try_at_once(house: House) -> None:
     engine = failing.Sinking()
     pipeline = house.pipeline(engine)
     request = house.request(helpers.pages_pdf(1))
+    house.ledger.reading = flights = CountedFlights()
     runs = [asyncio.create_task(pipeline.run(request, house.me)) for _ in range(3)]
     async with asyncio.timeout(30):
         await engine.asked.acquire()
+        for _ in range(2):
+            await flights.followed.acquire()
         engine.gate.release()
         for _ in range(2):  # both ask before either is answered
             await engine.asked.acquire()
