@@ -168,12 +168,8 @@ def connection_problems(settings: Settings) -> list[str]:
         revision = asyncio.run(_revision(url))
     except Exception as error:  # noqa: BLE001 - each driver has errors of its own
         return [f"{where} cannot be used: {explain(error)}"]
-    if revision and revision > migrations.head():
-        return [f"{where} was made by a newer Recto (revision {revision}); update this one"]
-    if revision != migrations.head() and parsed.get_backend_name() != "sqlite":
-        at = f"at revision {revision}" if revision else "empty"
-        return [f"{where} is {at}, and this program needs {migrations.head()}: recto db upgrade"]
-    return []
+    why = migrations.problem(revision, is_sqlite=parsed.get_backend_name() == "sqlite")
+    return [] if why is None else [f"{where} {why}"]
 
 
 async def _revision(url: str) -> str | None:

@@ -226,14 +226,14 @@ def db() -> None:
 
 @db.command("upgrade")
 def upgrade_database() -> None:
-    """Bring the database to the revision of this program; print it."""
+    """Bring the database to the revision of this program; print the one that it is at then."""
 
-    async def work(settings: Settings) -> None:
+    async def work(settings: Settings) -> str | None:
         async with _opened(settings) as database:
             await migrations.upgrade(database)
+            return await migrations.current(database)
 
-    _run_plainly(work)
-    click.echo(migrations.head())
+    click.echo(_run_plainly(work))
 
 
 @db.command("current")
@@ -248,8 +248,9 @@ def current_revision() -> None:
 
     found = _run_plainly(work)
     click.echo(found or "none")
-    if found != migrations.head():
-        _explain(f"This program's is {migrations.head()}: recto db upgrade")
+    why = migrations.problem(found, is_sqlite=False)
+    if why is not None:
+        _explain(f"The database {why}")
 
 
 class _Desk:

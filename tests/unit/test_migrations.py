@@ -328,6 +328,8 @@ async def test_a_step_only_expands(database: Database, revision: str) -> None:
     before = SCRIPT.get_revision(revision).down_revision
     assert before is None or isinstance(before, str)
     assert await broken_by(database, before, revision) == CONTRACTS.get(revision, set())
+    begins_a_generation = before is not None and before[:2] != revision[:2]
+    assert begins_a_generation == (revision in CONTRACTS)
 
 
 @pytest.mark.parametrize(
@@ -382,13 +384,15 @@ async def test_what_only_postgresql_can_do_to_a_column_is_found(
         await database.close()
 
 
-def add_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *statements: str) -> None:
+def add_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *statements: str, name: str = "9998"
+) -> None:
     """Let the history go one step further, in a copy."""
     folder = tmp_path / "migrations"
     shutil.copytree(migrations.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "9998_more.py").write_text(
+    (folder / "versions" / f"{name}_more.py").write_text(
         "from alembic import op\n"
-        f"revision, down_revision = '9998', '{migrations.head()}'\n"
+        f"revision, down_revision = '{name}', '{migrations.head()}'\n"
         "def upgrade():\n" + "".join(f"    op.execute({line!r})\n" for line in statements)
     )
     monkeypatch.setattr(steps, "FOLDER", folder)
@@ -492,7 +496,29 @@ def _started(line: list[str]) -> subprocess.Popen[bytes]:
 # --- which databases a service takes --------------------------------------------------------------
 
 
-async def test_a_newer_database_is_refused(database: Database) -> None:
+async def test_a_newer_database_of_this_generation_is_served(
+    database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """R22: of an older program a process starts again while others are replaced, or for good."""
+    newer = next_step(migrations.head())
+    add_step(monkeypatch, tmp_path, "ALTER TABLE usage ADD COLUMN more INTEGER", name=newer)
+    await upgrade_to(database, newer)
+    monkeypatch.undo()
+    for _ in range(2):
+        await migrations.prepare(database)
+        await migrations.upgrade(database)
+        assert await migrations.current(database) == newer
+    assert migrations.problem(newer, is_sqlite=database.is_sqlite) is None
+    await fill(database, ROWS[migrations.head()])
+    assert await kept(database, ROWS[migrations.head()]) == ROWS[migrations.head()]
+
+
+def next_step(revision: str) -> str:
+    """Return the number of the next step of a generation."""
+    return f"{revision[:2]}{int(revision[2:]) + 1:02}"
+
+
+async def test_a_database_of_a_newer_generation_is_refused(database: Database) -> None:
     """R22."""
     await migrations.upgrade(database)
     async with database.unit() as session:
