@@ -56,6 +56,7 @@ _WHITE = " \t\r\n\f\v"
 # The URL-safe alphabet (RFC 4648, section 5) is read like the usual one, white space is skipped
 # (RFC 2045, section 6.8).
 _USUAL = bytes.maketrans(b"-_", b"+/")
+_UNUSUAL = tuple(f"-_{_WHITE}".encode())
 # What encoders of URIs escape in base64; nothing else in it needs it.
 _ESCAPED = {"%2B": "+", "%2F": "/", "%3D": "=", "%2D": "-", "%5F": "_"}
 _ESCAPED_WHITE = ("%0A", "%0D", "%20", "%09")
@@ -352,9 +353,12 @@ def _unescape(body: str) -> str:
 def _clean(piece: str) -> bytes:
     """Return the piece in the usual alphabet, without white space."""
     try:
-        return piece.encode("ascii").translate(_USUAL, _WHITE.encode())
+        plain = piece.encode("ascii")
     except UnicodeEncodeError:
         raise InvalidBase64 from None
+    if not any(mark in plain for mark in _UNUSUAL):
+        return plain  # looking for each costs a tenth of a translation
+    return plain.translate(_USUAL, _WHITE.encode())
 
 
 def _decode_piece(piece: bytes) -> bytes:
