@@ -1,38 +1,55 @@
-"""The command `recto`: serve, read files, look after keys, the configuration, the fleet."""
+"""The command `recto`: serve, read files, look after keys, the configuration, the fleet.
+
+Each command is imported when it is asked for: `recto health` runs twice a minute in a container,
+and is not to pay for what serves.
+"""
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
 import click
 
-from ocr_api import admin, app, chart, compare, live
-from ocr_api.cli import life, tasks
-from ocr_api.cli.serving import example_line, serve, worker
-from ocr_api.cli.shared import storage_settings
-from ocr_api.offline import NoFiles, forget
+if TYPE_CHECKING:
+    from ocr_api.settings import Settings
 
-__all__ = ["NoFiles", "example_line", "forget", "main", "worker"]
+_COMMANDS = {
+    "serve": "ocr_api.cli.serving:serve",
+    "read": "ocr_api.cli.tasks:read",
+    "check": "ocr_api.cli.tasks:check",
+    "vllm": "ocr_api.cli.tasks:vllm",
+    "init": "ocr_api.cli.first_key:init",
+    "health": "ocr_api.cli.health:health",
+    "routes": "ocr_api.live:routes",
+    "orgs": "ocr_api.admin:orgs",
+    "keys": "ocr_api.admin:keys",
+    "db": "ocr_api.admin:db",
+    "compare": "ocr_api.compare:compare",
+    "chart": "ocr_api.chart:chart",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(app.own_version(), prog_name="recto")
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        where = _COMMANDS.get(cmd_name)
+        found: click.Command | None = resolve_name(where) if where else None
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="recto", prog_name="recto")
 @click.pass_context
 def main(context: click.Context) -> None:
     """Recto: self-hosted OCR. Settings are RECTO_* environment variables."""
-    context.obj = storage_settings  # what the commands of `admin` need, when they run
+    context.obj = _settings  # what the commands of `admin` need, when they run
 
 
-for _command in (
-    serve,
-    tasks.read,
-    tasks.check,
-    tasks.vllm,
-    life.init,
-    life.health,
-    live.routes,
-    admin.orgs,
-    admin.keys,
-    admin.db,
-    compare.compare,
-    chart.chart,
-):
-    main.add_command(_command)
+def _settings() -> Settings:
+    found: Settings = resolve_name("ocr_api.cli.shared:storage_settings")()
+    return found

@@ -24,7 +24,8 @@ from files_api.kit.errors import AppError
 from files_api.kit.observe import log, set_up_logs
 from model_registry.serving import NoServerError
 from ocr_api import app, checks, listening, migrations, servers
-from ocr_api.cli.shared import Urls, configuration, fail, find_card, is_sqlite
+from ocr_api.cli.failing import fail
+from ocr_api.cli.shared import Urls, configuration, find_card, is_sqlite
 from ocr_api.settings import ROLES, Role, Settings, configs
 
 _WORKER_SECONDS = 30
@@ -195,7 +196,7 @@ def _serve_in_processes(settings: Settings, listener: socket.socket, workers: in
     supervisor = _Workers(
         _connections(
             settings,
-            "ocr_api.cli:worker",
+            "ocr_api.cli.serving:worker",
             factory=True,
             workers=workers,
             timeout_worker_healthcheck=_WORKER_SECONDS,

@@ -1,16 +1,14 @@
-"""What the commands share: the settings, a card by name, and how they fail."""
+"""What the commands share: the settings, and a card by name."""
 
 from __future__ import annotations
 
 import os
-from typing import NoReturn
-
-import click
 
 from files_api.kit.db import async_url
 from model_registry.card import Card, CardError, read_cards
 from model_registry.registry import Registry
 from ocr_api import checks
+from ocr_api.cli.failing import fail
 from ocr_api.settings import Settings
 
 Urls = dict[str, tuple[str, ...]]
@@ -34,13 +32,6 @@ def storage_settings() -> Settings:
     if problems:
         fail(*problems)
     return settings
-
-
-def fail(*problems: str) -> NoReturn:
-    """Print what is wrong, and end."""
-    for problem in problems:
-        click.echo(f"recto: {problem}", err=True)
-    raise SystemExit(1)
 
 
 def find_card(settings: Settings, name: str) -> Card:

@@ -13,7 +13,8 @@ from files_api.kit.observe import set_up_logs
 from model_registry import serving
 from model_registry.serving import NoServerError
 from ocr_api import checks, offline
-from ocr_api.cli.shared import configuration, fail, find_card
+from ocr_api.cli.failing import fail
+from ocr_api.cli.shared import configuration, find_card
 from ocr_api.request import OcrOptions
 from ocr_api.selection import PageSelection
 from ocr_api.settings import configs

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from files_api.accounts import LOCAL_ORG_ID, Principal
 from ocr_api.app import Workshop
-from ocr_api.cli import NoFiles, forget
+from ocr_api.offline import NoFiles, forget
 from ocr_api.request import OcrRequest, PathSource
 from ocr_api.settings import Settings
 from tests.bench.processes import tree_cpu_seconds

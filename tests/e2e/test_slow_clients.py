@@ -396,7 +396,7 @@ async def test_too_many_connections_are_refused_and_there_is_room_again() -> Non
 
 def test_workers_get_the_same_configuration() -> None:
     """Of several processes each is handed it by pickle."""
-    made = listening.configure("ocr_api.cli:worker", 3.0, factory=True, workers=2)
+    made = listening.configure("ocr_api.cli.serving:worker", 3.0, factory=True, workers=2)
     given: listening.Config = pickle.loads(pickle.dumps(made))
     assert (given.header_seconds, given.http) == (3.0, listening.GuardedProtocol)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

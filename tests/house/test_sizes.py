@@ -100,7 +100,7 @@ def test_library_is_imported_at_home_only(path: Path) -> None:
 def test_importing_the_service_loads_no_engine_library() -> None:
     """The API process stays light: engines load their libraries in processes of their own."""
     code = (
-        "import sys, ocr_api.app, ocr_api.cli;"
+        "import sys, ocr_api.app, ocr_api.cli.serving, ocr_api.cli.tasks;"
         "from files_api.kit import named;"
         "from ocr_api.engines import Engine;"
         "[named.leaf('ocr_api.engines', n, Engine) for n in named.names('ocr_api.engines')];"
@@ -111,6 +111,22 @@ def test_importing_the_service_loads_no_engine_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_asking_for_health_loads_next_to_nothing() -> None:
+    """A container is asked twice a minute, for as long as it lives."""
+    code = (
+        "import sys; from ocr_api.cli import main; from contextlib import suppress\n"
+        "with suppress(SystemExit): main(['health', '--port', '1'])\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "recto: No answer from 127.0.0.1, port 1" in done.stderr
+    loaded = set(done.stdout.split())
+    assert "ocr_api.cli.health" in loaded
+    assert not loaded & {"fastapi", "sqlalchemy", "pydantic", "aiohttp", "ocr_api.settings"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)

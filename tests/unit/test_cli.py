@@ -21,7 +21,8 @@ from click.testing import CliRunner, Result
 from files_api.kit import named
 from files_api.kit.db import Database
 from ocr_api import app, checks, migrations
-from ocr_api.cli import example_line, main, serving
+from ocr_api.cli import main, serving
+from ocr_api.cli.serving import example_line
 from ocr_api.settings import Role, Settings
 from tests import helpers
 from tests.conftest import ROOT

@@ -16,9 +16,9 @@ from files_api.kit.errors import AnnotationFailed
 from model_registry.card import Card
 from model_registry.registry import Registry
 from model_registry.routing import Route, Routes, Target
-from ocr_api.cli import NoFiles
 from ocr_api.documents import Documents
 from ocr_api.engines import Engine, PageTask, Question, Supplies
+from ocr_api.offline import NoFiles
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.pages import Pages
 from ocr_api.pipeline import Pipeline

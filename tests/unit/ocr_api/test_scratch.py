@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ocr_api.app import Workshop
-from ocr_api.cli import NoFiles, forget
 from ocr_api.engines.echo import Echo
+from ocr_api.offline import NoFiles, forget
 from ocr_api.scratch import Scratch
 from ocr_api.settings import Settings
 
