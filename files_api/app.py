@@ -21,6 +21,7 @@ from files_api.keys import Keys
 from files_api.kit.db import Database, UnfitDatabase
 from files_api.kit.disk import make_folders
 from files_api.kit.observe import log
+from files_api.kit.room import Room
 from files_api.limits import Limits, Rates
 from files_api.links import Links, load_or_make_secret
 from files_api.quota import Quota
@@ -34,6 +35,13 @@ _FIRST_SWEEP_SECONDS = 30.0
 """Within so many seconds each of several processes sweeps first; one that is alone does at once."""
 _MARK_SECONDS = 5.0
 """How long a start waits at most for a store that does not answer."""
+
+
+def room_for_documents(settings: FilesSettings) -> Room:
+    """Return the room for documents that lie on this machine's disk only while they are read."""
+    refusal = "The organisation has too many bytes of documents being read; try again later."
+    total, least = settings.max_temporary_bytes, settings.max_file_bytes
+    return Room("documents", total, least, refusal=refusal)
 
 
 class FilesService:
@@ -57,6 +65,8 @@ class FilesService:
         self.idempotency = Idempotency(self.database)
         self.blobs = open_store(settings.effective_blob_url())
         self._quota = quota = Quota(settings.max_org_bytes, settings.max_org_files)
+        self.room = room_for_documents(settings)
+        """For documents that lie on this machine's disk only while they are read."""
         self.files = Files(
             self.database,
             self.blobs,
@@ -64,6 +74,7 @@ class FilesService:
             quota,
             settings.max_file_bytes,
             spare=_spare(self.database),
+            room=self.room,
         )
         self.uploads = Uploads(
             self.database, self.blobs, self.files, quota, settings.max_upload_bytes

@@ -57,6 +57,9 @@ class FilesSettings(BaseSettings):
     """Most bytes of one uploaded file or document."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 8 * 1024 * MIB
     """Most bytes of one file that is uploaded in parts."""
+    max_temporary_bytes: Annotated[int, Field(ge=1)] = 8 * 1024 * MIB
+    """Most bytes of documents that lie on this machine's disk only while they are read, in each API
+    process: from requests, from URLs, and copies from an S3 store. One organisation has half."""
 
     max_org_bytes: Annotated[int, Field(ge=0)] = 0
     """Most bytes that an organisation stores, where it has no limit of its own; 0 means no limit,

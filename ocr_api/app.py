@@ -12,9 +12,10 @@ from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
 from starlette.types import ASGIApp
 
-from files_api.app import FilesService
+from files_api.app import FilesService, room_for_documents
 from files_api.kit import metrics, named, traces, web
 from files_api.kit.bodies import JsonBodies
+from files_api.kit.room import Room
 from files_api.routes import router as files_router
 from model_registry.card import Card, CardError
 from model_registry.registry import Registry, load
@@ -93,8 +94,12 @@ class Workshop:
         files: OpensFiles,
         record: Recorder,
         ledger: Ledger | None = None,
+        room: Room | None = None,
     ) -> None:
-        """Make the parts; without a ledger every page is read anew."""
+        """Make the parts; without a ledger every page is read anew.
+
+        ``room`` is for documents that lie on disk while they are read; None means a new one.
+        """
         self.registry = load_registry(settings)
         self._outbound = Outbound(_outbound_limits(settings))
         self.pages = Pages(
@@ -111,7 +116,13 @@ class Workshop:
         }
         self._scratch = Scratch(settings.data_dir / "scratch")
         self._opened = AsyncExitStack()
-        documents = Documents(files, self._outbound, self._scratch.path, settings.max_file_bytes)
+        documents = Documents(
+            files,
+            self._outbound,
+            self._scratch.path,
+            settings.max_file_bytes,
+            room or room_for_documents(settings),
+        )
         self.traffic = Traffic(self.registry)
         self._scheduler = Scheduler(
             self.engines,
@@ -168,7 +179,7 @@ def create(settings: Settings | None = None) -> ASGIApp:
     files = FilesService(settings)
     usage = UsageBook(files.database)
     ledger = Ledger(files.database, settings.ledger_hours * HOUR)
-    workshop = Workshop(settings, files.files, usage.record, ledger)
+    workshop = Workshop(settings, files.files, usage.record, ledger, files.room)
     files.files.on_delete += [workshop.pipeline.file_gone, ledger.forget_file]
     files.sweeps["ledger_pages"] = ledger.sweep
 
@@ -241,6 +252,7 @@ def _open_doors(
         routes=partial(_servers_of_routes, workshop.registry) if reads else dict,
         bodies=JsonBodies(settings.max_json_bytes, settings.max_json_bytes * BODIES_AT_ONCE),
         max_answer_bytes=settings.max_answer_bytes,
+        answers=_room_for_answers(settings),
         limits=files.limits,
         usage=usage,
         any_keys=files.keys.any,
@@ -252,6 +264,15 @@ def _open_doors(
             app.include_router(door.router(services))
     if settings.role != "ocr":
         app.include_router(files_router())
+
+
+def _room_for_answers(settings: Settings) -> Room:
+    refusal = (
+        "The organisation has too many bytes of answers on their way; try again (pages that were "
+        "read are kept), or send stream: true."
+    )
+    total, least = settings.max_answers_bytes, settings.max_answer_bytes
+    return Room("answers", total, least, refusal=refusal)
 
 
 def _model_checks(workshop: Workshop) -> dict[ModelServer, Check]:

@@ -21,8 +21,9 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import dataclass
+from io import BufferedWriter, FileIO
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 import pybase64
@@ -41,8 +42,12 @@ from files_api.kit.errors import (
     TooLarge,
     UnsupportedFormat,
 )
+from files_api.kit.room import Hold, Room
 from ocr_api.outbound import Outbound
 from ocr_api.request import FileSource, InlineSource, PathSource, Source, UrlSource
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _MAX_NAME = 255
 
@@ -123,6 +128,27 @@ class OpensFiles(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """What goes when a document is closed."""
+
+    stack: AsyncExitStack
+    hold: Hold
+    """What its temporary files hold of the room."""
+
+
+class _CountedFile(BufferedWriter):
+    """A new file whose bytes are counted before they are written."""
+
+    def __init__(self, descriptor: int, hold: Hold) -> None:
+        super().__init__(FileIO(descriptor, "wb"))
+        self._hold = hold
+
+    def write(self, data: Buffer, /) -> int:
+        self._hold.take(memoryview(data).nbytes)
+        return super().write(data)
+
+
 class Documents:
     """Opens what a request names.
 
@@ -131,15 +157,17 @@ class Documents:
         outbound: the way out, for all other URLs.
         scratch: folder for temporary files; made where it is missing.
         max_bytes: largest document, in bytes.
+        room: for the bytes of all temporary files.
     """
 
     def __init__(
-        self, files: OpensFiles, outbound: Outbound, scratch: Path, max_bytes: int
+        self, files: OpensFiles, outbound: Outbound, scratch: Path, max_bytes: int, room: Room
     ) -> None:
         self._files = files
         self._outbound = outbound
         self._scratch = scratch
         self._max_bytes = max_bytes
+        self._room = room
 
     @asynccontextmanager
     async def open(self, source: Source, principal: Principal) -> AsyncIterator[Document]:
@@ -156,10 +184,12 @@ class Documents:
             DocumentEmpty: there are no bytes.
             TooLarge: there are more bytes than the limit.
             UnsupportedFormat: the content is not of a type that can be read.
+            RateLimited, Overloaded: there is no room for its bytes.
         """
         async with AsyncExitStack() as stack:
+            hold = stack.enter_context(self._room.hold(principal.org_id))
             try:
-                found = await self._reach(source, principal, stack)
+                found = await self._reach(source, principal, _Visit(stack, hold))
                 document = await self._check(found)
             except (InvalidRequest, NotFound, TooLarge) as error:
                 error.param = source.param
@@ -167,49 +197,48 @@ class Documents:
             del source  # what came inside a request is on disk now
             yield document
 
-    async def _reach(self, source: Source, principal: Principal, stack: AsyncExitStack) -> _Found:
+    async def _reach(self, source: Source, principal: Principal, visit: _Visit) -> _Found:
         """Return what the source names."""
         match source:
             case UrlSource(url):
-                return await self._reach_url(url.strip(), stack)
+                return await self._reach_url(url.strip(), visit)
             case InlineSource(text):
-                return await self._decode(text, stack)
+                return await self._decode(text, visit)
             case FileSource(file_id):
-                return _stored(
-                    await stack.enter_async_context(self._files.open_file(principal, file_id))
-                )
+                opening = self._files.open_file(principal, file_id)
+                return _stored(await visit.stack.enter_async_context(opening))
             case PathSource(path):
                 return _Found(path, await asyncio.to_thread(_size, path), path.name)
 
-    async def _reach_url(self, url: str, stack: AsyncExitStack) -> _Found:
+    async def _reach_url(self, url: str, visit: _Visit) -> _Found:
         if url[:5].lower() == "data:":
-            return await self._decode(url, stack)
-        own = await stack.enter_async_context(self._files.open_link(url))
+            return await self._decode(url, visit)
+        own = await visit.stack.enter_async_context(self._files.open_link(url))
         if own is not None:
             return _stored(own)
         if not _SCHEME.match(url):
             if _is_bare_base64(url):
-                return await self._decode(url, stack)
+                return await self._decode(url, visit)
             raise FetchRefused("The document URL is not one: send an http, https or data: URL.")
-        with self._temporary(stack) as (path, file):
+        with self._temporary(visit) as (path, file):
             size = await self._outbound.fetch(url, file)
         return _Found(path, size, _name_in(url))
 
-    async def _decode(self, text: str, stack: AsyncExitStack) -> _Found:
-        with self._temporary(stack) as (path, file):
+    async def _decode(self, text: str, visit: _Visit) -> _Found:
+        with self._temporary(visit) as (path, file):
             return await asyncio.to_thread(_decode_to, path, text, file, self._max_bytes)
 
     @contextmanager
-    def _temporary(self, stack: AsyncExitStack) -> Iterator[tuple[Path, BinaryIO]]:
-        """Open a temporary file for writing; it is removed when the stack closes."""
+    def _temporary(self, visit: _Visit) -> Iterator[tuple[Path, BinaryIO]]:
+        """Open a temporary file for writing; it is removed when the visit ends."""
         try:
             # Not its parents: a data folder that is gone must not come back half.
             self._scratch.mkdir(mode=0o700, exist_ok=True)
             # On the event loop: a cancelled thread could make a file that nobody removes.
             descriptor, name = tempfile.mkstemp(prefix="recto-", dir=self._scratch)
             path = Path(name)
-            stack.callback(path.unlink, missing_ok=True)
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, no path
+            visit.stack.callback(path.unlink, missing_ok=True)
+            with _CountedFile(descriptor, visit.hold) as file:
                 yield path, file
         except OSError as error:
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}

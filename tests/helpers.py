@@ -10,7 +10,13 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+from files_api.kit.room import Room
 from tests import samples
+
+
+def room(total: int = 1 << 40) -> Room:
+    """Return room for so many bytes, of which one owner has half."""
+    return Room("documents", total, total // 2, refusal="Too much.")
 
 
 def pages_pdf(count: int) -> bytes:

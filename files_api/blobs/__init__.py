@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from files_api.kit import named
@@ -44,6 +45,9 @@ class BlobStore(ABC):
     All methods raise `StorageUnavailable` when the store does not answer and `StorageFull` when
     it has no room; a malformed key is a `ValueError`.
     """
+
+    makes_copies: ClassVar[bool] = False
+    """What `local` gives is a copy, as large as the blob."""
 
     @abstractmethod
     def __init__(self, url: str) -> None:

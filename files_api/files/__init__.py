@@ -37,6 +37,7 @@ from files_api.kit.db import Database
 from files_api.kit.errors import FileNotFound, InvalidLink, LinkForbidden, TooLarge
 from files_api.kit.ids import check_id, new_id
 from files_api.kit.observe import log
+from files_api.kit.room import Room
 from files_api.kit.tasks import finished
 from files_api.links import Links
 from files_api.quota import Quota
@@ -72,15 +73,20 @@ class Files:
         max_bytes: int,
         clock: Callable[[], float] = time.time,
         spare: Spare | None = None,
+        room: Room | None = None,
     ) -> None:
-        """Take the parts; ``spare`` is room on the database's disk, for when that is full."""
+        """Take the parts.
+
+        ``spare`` is room on the database's disk, for when that is full, and ``room`` what copies
+        of files may take of this machine's.
+        """
         self.max_bytes = max_bytes
         self.on_delete: list[DeleteHook] = []
         """Called before a file goes; when one fails, the file stays. Add them before the service
         opens. To `get`, a file that has expired is gone already."""
         self._database = database
         self._blobs = blobs
-        self._contents = Contents(blobs, database)
+        self._contents = Contents(blobs, database, room)
         self._links = links
         self._quota = quota
         self._clock = clock
@@ -276,6 +282,7 @@ class Files:
         Raises:
             InvalidFileId, FileNotFound: as `get`.
             TooLarge: it came in parts, and has more than ``max_bytes``.
+            RateLimited, Overloaded: there is no room for a copy of it.
         """
         record = await self.get(principal, file_id)
         if record.bytes > self.max_bytes:  # told before a store's bytes are copied here

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from logging import ERROR, WARNING
 from pathlib import Path
 
@@ -12,15 +12,18 @@ from files_api.files.records import FileRecord
 from files_api.kit.db import Database
 from files_api.kit.errors import AppError, BodyTimeout, FileNotFound
 from files_api.kit.observe import log
+from files_api.kit.room import Room
 from files_api.tables import StoredFileRow
 
 
 class Contents:
     """Reads and removes what files consist of."""
 
-    def __init__(self, blobs: BlobStore, database: Database) -> None:
+    def __init__(self, blobs: BlobStore, database: Database, room: Room | None) -> None:
+        """Take the parts, and the room for copies; without it there is no bound."""
         self._blobs = blobs
         self._database = database
+        self._room = room if blobs.makes_copies else None
 
     async def stream(
         self, record: FileRecord, start: int, stop: int | None
@@ -49,12 +52,23 @@ class Contents:
 
         Raises:
             FileNotFound: the bytes are gone.
+            RateLimited, Overloaded: there is no room for a copy.
         """
         try:
-            async with self._blobs.local(record.blob_key) as path:
-                yield path
+            with self._copying(record):
+                async with self._blobs.local(record.blob_key) as path:
+                    yield path
         except BlobMissing:
             raise await self._lost(record) from None
+
+    @contextmanager
+    def _copying(self, record: FileRecord) -> Iterator[None]:
+        if self._room is None:
+            yield
+            return
+        with self._room.hold(record.org_id) as hold:
+            hold.take(record.bytes)
+            yield
 
     async def check(self, key: str) -> None:
         """Raise `BodyTimeout` where the sweep took bytes that came too slowly."""

@@ -6,10 +6,8 @@ long string. Fifteen megabytes of `[[],[],…` would become two gigabytes of Pyt
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -17,7 +15,8 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from files_api.kit import errors, metrics
+from files_api.kit import errors
+from files_api.kit.room import Hold, Room
 
 Body = TypeVar("Body", bound=BaseModel)
 Held_co = TypeVar("Held_co", bound=BaseModel, covariant=True)
@@ -25,7 +24,10 @@ Held_co = TypeVar("Held_co", bound=BaseModel, covariant=True)
 MAX_VALUES = 100_000
 """Most commas and opening brackets in a body, an upper bound of its values; base64 has none."""
 
-
+_REFUSAL = (
+    "The organisation has too many large bodies at once; try again, or upload large documents "
+    "with POST /v1/files."
+)
 SMALL_BYTES = 64 * 1024
 """Bodies up to this size are not counted: large ones must not keep everybody out."""
 
@@ -70,9 +72,7 @@ class JsonBodies:
         always one body of full length.
         """
         self._max_bytes = max_bytes
-        self._total_bytes = total_bytes
-        self._share = max(max_bytes, total_bytes // 2)
-        self._held: Counter[str] = Counter()
+        self.room = Room("bodies", total_bytes, max_bytes, refusal=_REFUSAL)
 
     @asynccontextmanager
     async def read(
@@ -107,58 +107,33 @@ class JsonBodies:
             ValidationFailed: it is JSON of another shape; the message names the field.
             ClientGoneError: the client left before its end.
         """
-        text = await self._receive(request, owner)
-        size = _counted(len(text))
-        try:
-            body = _as_model(text, model, absent)
-        except BaseException:
-            self._hold(owner, -size)
-            raise
-        held = HeldBody(body, partial(self._hold, owner, -size))
-        del text, body
-        try:
-            yield held
-        finally:
-            held.release()
+        with self.room.hold(owner) as room:
+            text = await self._receive(request, room)
+            held = HeldBody(_as_model(text, model, absent), room.release)
+            del text
+            try:
+                yield held
+            finally:
+                held.release()
 
-    async def _receive(self, request: Request, owner: str) -> bytearray:
-        """Return the whole body, counted as held; nothing is held when this raises."""
+    async def _receive(self, request: Request, room: Hold) -> bytearray:
         text = bytearray()
         try:
             async for chunk in request.stream():
-                more = _counted(len(text) + len(chunk)) - _counted(len(text))
-                self._check_room(owner, len(text) + len(chunk), more)
+                size = len(text) + len(chunk)
+                self._check_size(size)
+                room.take(_counted(size) - _counted(len(text)))
                 text += chunk
-                self._hold(owner, more)
-        except BaseException as error:
-            self._hold(owner, -_counted(len(text)))
-            if isinstance(error, ClientDisconnect):
-                raise ClientGoneError from error
-            raise
+        except ClientDisconnect as error:
+            raise ClientGoneError from error
         return text
 
-    def _check_room(self, owner: str, size: int, more: int) -> None:
+    def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
             raise errors.TooLarge(
                 f"The request body is longer than {self._max_bytes} bytes. "
                 "Upload large documents with POST /v1/files."
             )
-        if not more:
-            return
-        if self._held[owner] + more > self._share:
-            metrics.rate_limited("bodies")
-            raise errors.RateLimited(
-                "The organisation has too many large bodies at once; try again, or upload large "
-                "documents with POST /v1/files."
-            )
-        if self._held.total() + more > self._total_bytes:
-            metrics.rate_limited("all_bodies")
-            raise errors.Overloaded
-
-    def _hold(self, owner: str, more: int) -> None:
-        self._held[owner] += more
-        if not self._held[owner]:
-            del self._held[owner]
 
 
 def _counted(size: int) -> int:

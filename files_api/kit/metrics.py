@@ -93,8 +93,9 @@ def rate_limited(limit: str) -> None:
     """Count a request that was refused.
 
     By a limit of the organisation (``requests``, ``pages``, ``bytes``, ``uploads``, ``bodies``,
-    ``org_requests``, ``org_pages``), or of all together (``all_uploads``, ``all_bodies``,
-    ``all_requests``, ``all_pages``).
+    ``documents``, ``answers``, ``org_requests``, ``org_pages``), or of all together
+    (``all_uploads``, ``all_bodies``, ``all_documents``, ``all_answers``, ``all_requests``,
+    ``all_pages``).
     """
     _rate_limited.labels(limit).inc()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 
 from files_api.kit.bodies import JsonBodies
+from files_api.kit.room import Room
 from files_api.limits import Limits
 from model_registry.registry import Registry
 from ocr_api.pipeline import Pipeline
@@ -49,6 +50,8 @@ class Services:
     """Reads request bodies under the process's bounds."""
     max_answer_bytes: int
     """Longest JSON answer."""
+    answers: Room
+    """For all those that are in memory."""
     limits: Limits
     """What organisations may ask for; the callers count requests, a door counts pages."""
     usage: UsageReader

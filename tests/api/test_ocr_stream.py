@@ -90,7 +90,7 @@ class Call:
 
     async def __aenter__(self) -> Call:
         self.task = asyncio.ensure_future(
-            self._service(self._scope, self._receive, self._sent.put)  # type: ignore[arg-type]
+            self._service(self._scope, self._receive, self._send)  # type: ignore[arg-type]
         )
         return self
 
@@ -105,6 +105,9 @@ class Call:
                 return {"type": "http.request", "body": body}
         await self.left.wait()
         return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        await self._sent.put(message)
 
     async def begun(self) -> None:
         start = await self._sent.get()
@@ -659,6 +662,41 @@ async def test_a_request_without_room_is_refused_before_its_body_comes(settings:
         assert 1 <= int(other.headers["retry-after"]) <= 120
         ready.set()
         assert parsed(await taking)[-1][0] == "done"
+
+
+class SlowCall(Call):
+    """It takes no more than the head until it is told to."""
+
+    def __init__(self, service: ASGIApp, body: bytes | None) -> None:
+        super().__init__(service, body)
+        self.waits, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            self.waits.set()
+            await self.goes_on.wait()
+        await super()._send(message)
+
+
+async def test_whole_answers_take_room_until_they_are_sent(settings: Settings) -> None:
+    """R17: a client that does not take its answer leaves no room for another, but for a stream."""
+    body = body_of(stream=False)
+    little = {"max_answer_bytes": 1024, "max_answers_bytes": 1024}
+    async with served(settings, **little) as (service, _), SlowCall(service, body) as slow:
+        await asyncio.wait_for(slow.waits.wait(), 30)
+        async with Call(service, body) as other:
+            refused = json.loads(await other.whole())
+        assert (other.status, refused["code"]) == (429, "rate_limit_exceeded")
+        assert 1 <= int(other.headers["retry-after"]) <= 120
+        async with Call(service, body_of()) as stream:
+            assert parsed(await stream.whole())[-1][0] == "done"
+        slow.goes_on.set()
+        pages = json.loads(await slow.whole())["pages"]
+        assert 512 < len(orjson.dumps(pages)) < 1024, "two are more than there is room for"
+        await slow.task
+        async with Call(service, body) as again:
+            await again.whole()
+        assert again.status == 200
 
 
 # --- what is reused -------------------------------------------------------------------------------

@@ -24,6 +24,10 @@ def cluster() -> Iterator[Cluster]:
         yield one
 
 
+TEMPORARY = 8 * 2**30
+"""Bytes: what one process allows such documents by itself (RECTO_MAX_TEMPORARY_BYTES)."""
+
+
 def _rooms(spec: Json) -> dict[str, Json]:
     """The folders of a pod that go with it, by where its first container has them."""
     volumes = {v["name"]: v["emptyDir"] for v in spec["volumes"] if "emptyDir" in v}
@@ -38,6 +42,7 @@ def test_documents_have_room_wherever_they_come_from(file: str) -> None:
         if pod.component in ("files", "ocr"):
             rooms, size = _rooms(pod.spec), whole(file)[pod.component]["tmpSize"]
             assert rooms["/tmp"] == rooms["/data"] == {"sizeLimit": size}, pod.owner
+            assert quantity(size) > TEMPORARY, "documents of requests must not get a pod evicted"
 
 
 @pytest.mark.parametrize("component", ["files", "ocr"])

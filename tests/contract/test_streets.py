@@ -26,7 +26,7 @@ from ocr_api.parsers import Parser
 from ocr_api.processes import Limits, Pool
 from ocr_api.result import Box, Line, Page, Parsed, Reading, Result, Usage, mark
 from ocr_api.settings import Settings
-from tests import samples
+from tests import helpers, samples
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = {card.id: card for card in read_cards(ROOT / "configs" / "models")}
@@ -167,6 +167,7 @@ def test_door_gives_routes_of_its_own(name: str, settings: Settings) -> None:
         routes=dict,
         bodies=JsonBodies(1000, 1000),
         max_answer_bytes=1000,
+        answers=helpers.room(),
         limits=RateLimits(Rates()),
         usage=None,  # type: ignore[arg-type]
     )

@@ -57,6 +57,8 @@ class S3Blobs(BlobStore):
     of what is missing.)
     """
 
+    makes_copies = True
+
     def __init__(self, url: str) -> None:
         """Take ``s3://bucket/prefix?name=value&…``; the prefix and all options may be left out.
 

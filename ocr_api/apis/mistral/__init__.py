@@ -29,6 +29,7 @@ from files_api.callers import OcrCaller, acting_in_body, needs, require
 from files_api.kit import errors
 from files_api.kit.bodies import ClientGoneError, HeldBody
 from files_api.kit.observe import request_id
+from files_api.kit.room import Hold
 from files_api.kit.web import Deferred, documented, door_route, known, superset, until_gone
 from ocr_api.apis import Door, Services
 from ocr_api.apis.mistral.answer import Answer, Part, joined
@@ -137,8 +138,22 @@ class _Reading:
     file_id: str | None = None
     """The file in the path; None where the body says what to read."""
 
-    async def answer(self, send: Send) -> Response | None:
-        """Read the document while its client waits; stop when the client leaves.
+    async def answer(self, send: Send) -> None:
+        """Read the document while its client waits, and answer; stop when the client leaves.
+
+        A whole answer takes room until the client has it.
+
+        Raises:
+            AppError: something went wrong before the first byte; later, in a stream, it is an
+                event.
+        """
+        with self.services.answers.hold(self.caller.org_id) as hold:
+            whole = await self._whole_or_streamed(send, hold)
+            if whole is not None:
+                await whole(self.request.scope, self.request.receive, send)
+
+    async def _whole_or_streamed(self, send: Send, hold: Hold) -> Response | None:
+        """Do what `answer` does, but for sending a whole answer.
 
         Returns:
             The whole answer, or None where it was sent as a stream.
@@ -148,7 +163,7 @@ class _Reading:
         """
         async with Events(send, self.beat) as events:
             try:
-                answer = await self._answered(events)
+                answer = await self._answered(events, hold)
             except ClientGoneError:
                 raise
             except Exception as error:
@@ -163,7 +178,7 @@ class _Reading:
         await events.end()
         return None
 
-    async def _answered(self, events: Events) -> Response | Part:
+    async def _answered(self, events: Events, hold: Hold) -> Response | Part:
         """Return the whole answer, or the last part of one whose others were sent.
 
         The request is counted before its body comes, and so for the organisation of its key: a
@@ -179,7 +194,7 @@ class _Reading:
                 if wants_events(held.body, headers.getlist("accept")):
                     work = self._stream(events, held, who, seconds)
                 else:
-                    work = self._whole(held, who, seconds)
+                    work = self._whole(held, who, seconds, hold)
                 return await until_gone(self.request, work)
 
     @asynccontextmanager
@@ -193,13 +208,13 @@ class _Reading:
                 yield held
 
     async def _whole(
-        self, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None
+        self, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None, hold: Hold
     ) -> Response:
         """Return the answer once all of it is there."""
         async with self._opened(held, who, seconds) as (run, pages):
             answer = Answer(run)
             async with aclosing(answer.parts(pages)) as parts:
-                pieces = await joined(parts, self.services.max_answer_bytes)
+                pieces = await joined(parts, self.services.max_answer_bytes, hold)
         headers = _of_card(run)
         if warned := answer.warned():
             # The Mistral SDK drops keys that it does not know; a header reaches its users' hooks.

@@ -19,6 +19,7 @@ import orjson
 import pybase64
 
 from files_api.kit.errors import AnswerTooLarge
+from files_api.kit.room import Hold
 from ocr_api.apis.mistral import wire
 from ocr_api.markup.confidence import words
 from ocr_api.pipeline import Run
@@ -80,15 +81,17 @@ class Answer:
         return sorted({f"{one.code}={one.param}" if one.param else one.code for one in warnings})
 
 
-async def joined(parts: AsyncIterable[Part], max_bytes: int) -> list[bytes]:
+async def joined(parts: AsyncIterable[Part], max_bytes: int, hold: Hold) -> list[bytes]:
     """Return the whole answer in pieces, which joined are one JSON object.
 
     Args:
         parts: all of them, in order.
         max_bytes: longest answer, counted over its pages.
+        hold: what the pages hold of the room for answers.
 
     Raises:
         AnswerTooLarge: the pages so far are longer than one answer may be.
+        RateLimited, Overloaded: there is no room for more.
     """
     pages: list[bytes] = []
     size, totals = 0, b"{}"
@@ -97,6 +100,7 @@ async def joined(parts: AsyncIterable[Part], max_bytes: int) -> list[bytes]:
             size += len(part.data)
             if size > max_bytes:
                 raise AnswerTooLarge(param="pages")
+            hold.take(len(part.data))
             pages += (b",", part.data)
         else:
             totals = part.data  # at last those of "done"

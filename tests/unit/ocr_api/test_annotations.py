@@ -81,7 +81,7 @@ def make(tmp_path: Path, pages: Pages, entries: list[Entry]) -> Make:
         route = Route(targets=(Target(card="m", urls=URLS),))
         registry = Registry([card], Routes(default="m", routes={"m": route}))
         limits = OutboundLimits(max_bytes=1)
-        documents = Documents(NoFiles(), Outbound(limits), tmp_path, 10_000_000)
+        documents = Documents(NoFiles(), Outbound(limits), tmp_path, 10_000_000, helpers.room())
         engines = {"any": engine}
         scheduler = Scheduler(engines, pauses=())
         return Pipeline(registry, engines, documents, pages, record, scheduler)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import stat
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from files_api.kit.errors import (
     InvalidBase64,
     InvalidLink,
     InvalidRequest,
+    Overloaded,
+    RateLimited,
     StorageFull,
     StorageUnavailable,
     TooLarge,
@@ -34,6 +36,7 @@ from files_api.kit.errors import (
 from ocr_api.documents import Document, Documents, digest
 from ocr_api.outbound import Outbound, OutboundLimits
 from ocr_api.request import FileSource, InlineSource, PathSource, Source, UrlSource
+from tests import helpers
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 20
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(300)
@@ -81,7 +84,8 @@ class House:
         self.stored.mkdir()
         self.files = FakeFiles(self.stored)
         self.outbound = Outbound(OutboundLimits(LIMIT, seconds=5, allowed_hosts=("127.0.0.1",)))
-        self.documents = Documents(self.files, self.outbound, self.scratch, LIMIT)
+        self.room = helpers.room(4 * LIMIT)
+        self.documents = Documents(self.files, self.outbound, self.scratch, LIMIT, self.room)
 
     def left_over(self) -> list[Path]:
         return list(self.scratch.glob("*")) if self.scratch.exists() else []
@@ -95,6 +99,7 @@ class House:
             await self.read(source, principal)
         assert self.left_over() == []
         assert self.files.opened == 0
+        assert self.room.held == 0
         return caught.value
 
 
@@ -219,7 +224,9 @@ async def test_too_much_is_refused_before_it_is_decoded(house: House) -> None:
 
 async def test_decoding_leaves_the_event_loop_free(tmp_path: Path, house: House) -> None:
     size = 30_000_000
-    big = Documents(house.files, house.outbound, tmp_path / "scratch", size + len(PDF))
+    big = Documents(
+        house.files, house.outbound, tmp_path / "scratch", size + len(PDF), helpers.room()
+    )
     text = pybase64.b64encode(PDF + bytes(size)).decode()
     turns, done = 0, asyncio.Event()
 
@@ -235,6 +242,25 @@ async def test_decoding_leaves_the_event_loop_free(tmp_path: Path, house: House)
         assert document.size == size + len(PDF)
     await counter
     assert turns > 3
+
+
+async def test_temporary_files_take_room_while_they_are_open(house: House) -> None:
+    """One organisation has half of four documents' bytes, then it is told so; another goes on."""
+    large = "data:;base64," + pybase64.b64encode(PDF.ljust(LIMIT)).decode()
+    other = Principal("org-2")
+    async with AsyncExitStack() as stack, serving(answer(PDF.ljust(LIMIT))) as base:
+        for source in (UrlSource(large), UrlSource(f"{base}/x.pdf")):
+            await stack.enter_async_context(house.documents.open(source, ME))
+        assert house.room.held == 2 * LIMIT
+        for source in (InlineSource(BASE64), UrlSource(f"{base}/x.pdf")):
+            with pytest.raises(RateLimited):
+                await house.read(source)
+        assert len(house.left_over()) == 2
+        for _ in range(2):
+            await stack.enter_async_context(house.documents.open(UrlSource(large), other))
+        with pytest.raises(Overloaded):
+            await house.read(InlineSource(BASE64), Principal("org-3"))
+    assert (house.room.held, house.left_over()) == (0, [])
 
 
 async def test_temporary_files_are_private(house: House) -> None:
@@ -307,7 +333,7 @@ async def test_a_cancelled_fetch_leaves_nothing(house: House, when: str) -> None
 
 
 async def test_a_cancelled_decoding_leaves_nothing(tmp_path: Path, house: House) -> None:
-    big = Documents(house.files, house.outbound, house.scratch, 100_000_000)
+    big = Documents(house.files, house.outbound, house.scratch, 100_000_000, helpers.room())
     text = pybase64.b64encode(PDF + bytes(20_000_000)).decode()
 
     async def read() -> None:
@@ -386,7 +412,9 @@ async def test_an_uploaded_file_whose_content_is_gone(house: House) -> None:
                 file.path.unlink()
                 yield file
 
-    documents = Documents(Vanishing(house.stored), house.outbound, house.scratch, LIMIT)
+    documents = Documents(
+        Vanishing(house.stored), house.outbound, house.scratch, LIMIT, helpers.room()
+    )
     with pytest.raises(StorageUnavailable) as caught:
         async with documents.open(FileSource("f1"), ME):
             pass
@@ -446,7 +474,7 @@ async def test_a_failing_disk_is_ours_to_answer_for(
             raise OSError(number, "the disk fails")
 
     outbound = Broken(OutboundLimits(LIMIT))
-    documents = Documents(house.files, outbound, house.scratch, LIMIT)
+    documents = Documents(house.files, outbound, house.scratch, LIMIT, helpers.room())
     with pytest.raises(kind):
         async with documents.open(UrlSource("http://example.com/"), ME):
             pass

@@ -55,7 +55,7 @@ def make(tmp_path: Path, pages: Pages, entries: list[Entry]) -> Make:
     def build(engine: Engine) -> Pipeline:
         registry = Registry([Card.model_validate(CARD)], Routes(default="m"))
         documents = Documents(
-            NoFiles(), Outbound(OutboundLimits(max_bytes=1)), tmp_path, 10_000_000
+            NoFiles(), Outbound(OutboundLimits(max_bytes=1)), tmp_path, 10_000_000, helpers.room()
         )
         engines = {"any": engine}
         return Pipeline(

@@ -62,7 +62,7 @@ class House:
         """Return a pipeline whose pages that engine reads, with these facts on its card."""
         registry = Registry([Card.model_validate({**CARD, **facts})], Routes(default="m"))
         outbound = Outbound(OutboundLimits(max_bytes=1))
-        documents = Documents(NoFiles(), outbound, self.folder, 10_000_000)
+        documents = Documents(NoFiles(), outbound, self.folder, 10_000_000, helpers.room())
         engines = {"any": engine}
 
         async def record(_principal: Principal, entry: Entry) -> None:

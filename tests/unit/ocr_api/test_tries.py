@@ -78,7 +78,7 @@ def read(tmp_path: Path, pages: Pages, entries: list[Entry]) -> Read:
         card = Card.model_validate({**CARD, **(facts or {})})
         registry = Registry([card], Routes(default="m"), urls={"m": urls})
         outbound = Outbound(OutboundLimits(max_bytes=1))
-        documents = Documents(NoFiles(), outbound, tmp_path, 10_000_000)
+        documents = Documents(NoFiles(), outbound, tmp_path, 10_000_000, helpers.room())
         path = tmp_path / "document.pdf"
         path.write_bytes(helpers.pages_pdf(1))
         engines = {"any": engine}
