@@ -187,6 +187,13 @@ class Line(Generic[Waiter]):
                         return self._take(member, waiter)
         return None
 
+    def first(self) -> Member[Waiter] | None:
+        """Return the document that is next; None where nobody waits."""
+        for lane in LANES:
+            if sides := self._sides[lane]:
+                return min(sides, key=_BY_KEY).best
+        return None
+
     def everybody(self) -> Iterator[Waiter]:
         """Return all who wait, in no order; the line may change while they are gone through."""
         sides = [side for lane in LANES for side in self._sides[lane]]

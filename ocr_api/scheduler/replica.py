@@ -24,6 +24,14 @@ Clock = Callable[[], float]
 Addresses = Callable[[tuple[str, ...]], tuple[str, ...]]
 """Returns the base URLs of the servers that base URLs stand for now; at least one for each."""
 
+_PACE = 0.6
+"""Of the time in which a busy server frees one place on average: so long is the pause between two
+pages that waited. Answers that end within a moment would else be followed by pages that end within
+a moment again, and whoever comes just after waits for a whole answer. A document's first page goes
+in the pause, where it is next."""
+_LONGEST_PAUSE = 1.0  # seconds
+_PACED_FROM = 8
+"""Places: with fewer, ends that differ would leave too large a share of them empty."""
 _REST = 0.25
 """Longest seconds that a place rests after a refusal: a server that is full is not asked by all
 who wait, one after the other, within a moment."""
@@ -46,6 +54,8 @@ class Replica:
         self.circuit = Circuit()
         self.in_flight = 0
         self.resting = 0
+        self.pauses = False
+        """A page that waited was sent a moment ago."""
         self.last_asked = 0
         """A number that grows with every request of the card; 0: never."""
         self.changed: list[Callable[[], None]] = []
@@ -65,6 +75,13 @@ class Replica:
     def has_room(self) -> bool:
         """Tell whether one more request may be sent now."""
         return self.circuit.state == "closed" and self.in_flight + self.resting < self.most
+
+    def spacing(self) -> float:
+        """Return the seconds from one page that waited to the next; 0 where none are needed."""
+        known, places = self.limit.seconds, self.limit.value
+        if self.url is None or known is None or places < _PACED_FROM:
+            return 0.0
+        return min(_PACE * known / places, _LONGEST_PAUSE)
 
     def is_shunned(self) -> bool:
         """Tell whether others are better asked."""
@@ -181,9 +198,11 @@ class Places:
         want = Want(replicas, future)
         if want.is_hopeless():
             raise away(self.card, replicas, self._clock())
-        if room := [one for one in want.candidates() if one.has_room]:
+        if room := [one for one in want.candidates() if one.has_room and not one.pauses]:
             return self._give(member, min(room, key=lambda one: (one.in_flight, one.last_asked)))
         self.line.wait(member, want)
+        for one in want.candidates():
+            self.fill(one)
         try:
             return await future
         except asyncio.CancelledError:
@@ -215,9 +234,26 @@ class Places:
         def accepts(want: Want) -> bool:
             return not want.granted.done() and replica in want.candidates()
 
-        while replica.has_room and (found := self.line.next(accepts)):
+        while replica.has_room and self._may_go_on(replica) and (found := self.line.next(accepts)):
             member, want = found
             want.granted.set_result(self._give(member, replica))
+            self._pause(replica)
+
+    def _may_go_on(self, replica: Replica) -> bool:
+        """Tell whether the next page may be sent; in a pause, only a document's first."""
+        return not replica.pauses or ((first := self.line.first()) is not None and not first.held)
+
+    def _pause(self, replica: Replica) -> None:
+        """Let a moment pass before the next page that waits is sent."""
+
+        def resume() -> None:
+            replica.pauses = False
+            self.fill(replica)
+
+        seconds = 0.0 if replica.pauses else replica.spacing()
+        if seconds:
+            replica.pauses = True
+            asyncio.get_running_loop().call_later(seconds, resume)
 
     def fail_hopeless(self) -> None:
         """Refuse those who wait for servers that are all away."""
