@@ -18,6 +18,7 @@ from files_api.files import Files, installation
 from files_api.files.spare import Spare
 from files_api.idempotency import Idempotency
 from files_api.keys import Keys
+from files_api.kit.bodies import SMALL_BYTES
 from files_api.kit.db import Database, UnfitDatabase
 from files_api.kit.disk import make_folders
 from files_api.kit.observe import log
@@ -41,7 +42,7 @@ def room_for_documents(settings: FilesSettings) -> Room:
     """Return the room for documents that lie on this machine's disk only while they are read."""
     refusal = "The organisation has too many bytes of documents being read; try again later."
     total, least = settings.max_temporary_bytes, settings.max_file_bytes
-    return Room("documents", total, least, refusal=refusal)
+    return Room("documents", total, least, refusal=refusal, seconds=30, free=SMALL_BYTES)
 
 
 class FilesService:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from files_api.app import FilesService, room_for_documents
 from files_api.kit import metrics, named, traces, web
-from files_api.kit.bodies import JsonBodies
+from files_api.kit.bodies import SMALL_BYTES, JsonBodies
 from files_api.kit.room import Room
 from files_api.routes import router as files_router
 from model_registry.card import Card, CardError
@@ -272,7 +272,7 @@ def _room_for_answers(settings: Settings) -> Room:
         "read are kept), or send stream: true."
     )
     total, least = settings.max_answers_bytes, settings.max_answer_bytes
-    return Room("answers", total, least, refusal=refusal)
+    return Room("answers", total, least, refusal=refusal, seconds=10, free=SMALL_BYTES)
 
 
 def _model_checks(workshop: Workshop) -> dict[ModelServer, Check]:

@@ -119,7 +119,9 @@ class OpensFiles(Protocol):
         """
         ...
 
-    def open_link(self, url: str) -> AbstractAsyncContextManager[StoredFile | None]:
+    def open_link(
+        self, reader: Principal, url: str
+    ) -> AbstractAsyncContextManager[StoredFile | None]:
         """Open the file behind one of our own signed links; None for anybody else's URL.
 
         Raises:
@@ -201,7 +203,7 @@ class Documents:
         """Return what the source names."""
         match source:
             case UrlSource(url):
-                return await self._reach_url(url.strip(), visit)
+                return await self._reach_url(url.strip(), principal, visit)
             case InlineSource(text):
                 return await self._decode(text, visit)
             case FileSource(file_id):
@@ -210,10 +212,10 @@ class Documents:
             case PathSource(path):
                 return _Found(path, await asyncio.to_thread(_size, path), path.name)
 
-    async def _reach_url(self, url: str, visit: _Visit) -> _Found:
+    async def _reach_url(self, url: str, principal: Principal, visit: _Visit) -> _Found:
         if url[:5].lower() == "data:":
             return await self._decode(url, visit)
-        own = await visit.stack.enter_async_context(self._files.open_link(url))
+        own = await visit.stack.enter_async_context(self._files.open_link(principal, url))
         if own is not None:
             return _stored(own)
         if not _SCHEME.match(url):

@@ -185,7 +185,7 @@ class NoFiles:
         raise FileNotFound
 
     @asynccontextmanager
-    async def open_link(self, url: str) -> AsyncIterator[StoredFile | None]:
+    async def open_link(self, reader: Principal, url: str) -> AsyncIterator[StoredFile | None]:
         """Own no link."""
-        del url
+        del reader, url
         yield None

@@ -47,9 +47,9 @@ class Settings(FilesSettings):
     """Most bytes of a document that travels inside a request, before base64."""
     max_answer_bytes: Annotated[int, Field(ge=1024)] = 256 * MIB
     """Most bytes of one OCR answer; pictures make it long."""
-    max_answers_bytes: Annotated[int, Field(ge=1024)] = 512 * MIB
-    """Most bytes of whole OCR answers in memory at a time; one organisation has half. Answers that
-    are streamed take none."""
+    max_answers_bytes: Annotated[int, Field(ge=1024)] = 384 * MIB
+    """Most bytes of whole OCR answers in memory at a time, in each API process; one organisation
+    has half, or one answer of full length. Answers that are streamed take none."""
     max_pages: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most pages that one request may read."""
     max_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000

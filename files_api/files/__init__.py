@@ -75,11 +75,7 @@ class Files:
         spare: Spare | None = None,
         room: Room | None = None,
     ) -> None:
-        """Take the parts.
-
-        ``spare`` is room on the database's disk, for when that is full, and ``room`` what copies
-        of files may take of this machine's.
-        """
+        """Take the parts; ``spare`` is of the database's disk, ``room`` for copies of files."""
         self.max_bytes = max_bytes
         self.on_delete: list[DeleteHook] = []
         """Called before a file goes; when one fails, the file stays. Add them before the service
@@ -284,17 +280,23 @@ class Files:
             TooLarge: it came in parts, and has more than ``max_bytes``.
             RateLimited, Overloaded: there is no room for a copy of it.
         """
-        record = await self.get(principal, file_id)
+        async with self._open(await self.get(principal, file_id), principal) as file:
+            yield file
+
+    @asynccontextmanager
+    async def _open(self, record: FileRecord, reader: Principal) -> AsyncIterator[StoredFile]:
         if record.bytes > self.max_bytes:  # told before a store's bytes are copied here
             raise TooLarge
-        async with self._contents.local(record) as path:
+        async with self._contents.local(record, reader.org_id) as path:
             yield StoredFile(
                 record.id, path, record.bytes, record.filename, record.media_type, record.sha256
             )
 
     @asynccontextmanager
-    async def open_link(self, url: str) -> AsyncIterator[StoredFile | None]:
+    async def open_link(self, reader: Principal, url: str) -> AsyncIterator[StoredFile | None]:
         """Open the file behind a signed link of ours; None when the URL is somebody else's.
+
+        Where the store makes a copy, it is the reader's, who needs no right to the file.
 
         Raises:
             InvalidLink: it is altered or expired, its file is gone, or it only looks like ours.
@@ -308,8 +310,8 @@ class Files:
         async with AsyncExitStack() as stack:
             try:
                 self._links.verify(link, self._clock())
-                opening = self.open_file(Principal(link.org), link.file_id)
-                file = await stack.enter_async_context(opening)
+                record = await self.get(Principal(link.org), link.file_id)
+                file = await stack.enter_async_context(self._open(record, reader))
             except (LinkForbidden, FileNotFound):
                 raise InvalidLink from None
             yield file

@@ -47,26 +47,28 @@ class Contents:
         return chunks()
 
     @asynccontextmanager
-    async def local(self, record: FileRecord) -> AsyncIterator[Path]:
+    async def local(self, record: FileRecord, reader: str) -> AsyncIterator[Path]:
         """Give a file's bytes on this machine's disk, inside the block.
+
+        A copy is the reader's: the organisation that asks, which a link may lead to another's file.
 
         Raises:
             FileNotFound: the bytes are gone.
             RateLimited, Overloaded: there is no room for a copy.
         """
         try:
-            with self._copying(record):
+            with self._copying(record, reader):
                 async with self._blobs.local(record.blob_key) as path:
                     yield path
         except BlobMissing:
             raise await self._lost(record) from None
 
     @contextmanager
-    def _copying(self, record: FileRecord) -> Iterator[None]:
+    def _copying(self, record: FileRecord, reader: str) -> Iterator[None]:
         if self._room is None:
             yield
             return
-        with self._room.hold(record.org_id) as hold:
+        with self._room.hold(reader) as hold:
             hold.take(record.bytes)
             yield
 

@@ -14,7 +14,16 @@ from files_api.kit.errors import Overloaded, RateLimited
 class Room:
     """Counts what is held, in any thread, and refuses what is too much."""
 
-    def __init__(self, kind: str, total: int, least: int, *, refusal: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        total: int,
+        least: int,
+        *,
+        refusal: str,
+        seconds: float = 1.0,
+        free: int = 0,
+    ) -> None:
         """Begin with nothing held.
 
         Args:
@@ -22,7 +31,11 @@ class Room:
             total: most bytes of all owners together.
             least: an owner may always hold so many, so that one thing of full length gets in.
             refusal: what an owner is told that holds too much: a sentence.
+            seconds: after which another try makes sense.
+            free: bytes of each request that do not count: large things keep small ones not out.
         """
+        self.free = free
+        self._seconds = seconds
         self._kind = kind
         self._total = max(total, least)
         self._share = max(least, total // 2)
@@ -49,10 +62,10 @@ class Room:
         with self._lock:
             if self._held[owner] + size > self._share:
                 metrics.rate_limited(self._kind)
-                raise RateLimited(self._refusal)
+                raise RateLimited(self._refusal, seconds=self._seconds)
             if self._held.total() + size > self._total:
                 metrics.rate_limited(f"all_{self._kind}")
-                raise Overloaded
+                raise Overloaded(seconds=self._seconds)
             self._held[owner] += size
 
     def subtract(self, owner: str, size: int) -> None:
@@ -71,6 +84,8 @@ class Hold:
         self._room = room
         self._owner = owner
         self._size = 0
+        self._is_over = False
+        self._lock = Lock()
 
     def take(self, size: int) -> None:
         """Hold so many bytes more.
@@ -78,13 +93,23 @@ class Hold:
         Raises:
             RateLimited: the owner would hold more than its share.
             Overloaded: all owners together would hold too much.
+            ValueError: everything was let go of before, as a thread finds that nobody waits for.
         """
-        if size:
-            self._room.add(self._owner, size)
+        with self._lock:
+            if self._is_over:
+                raise ValueError("what was held was let go of")
+            counted = self._counted(self._size + size) - self._counted(self._size)
+            if counted:
+                self._room.add(self._owner, counted)
             self._size += size
 
     def release(self) -> None:
-        """Let go of everything; a second time does nothing."""
-        size, self._size = self._size, 0
-        if size:
-            self._room.subtract(self._owner, size)
+        """Let go of everything, for good; a second time does nothing."""
+        with self._lock:
+            counted, self._size = self._counted(self._size), 0
+            self._is_over = True
+            if counted:
+                self._room.subtract(self._owner, counted)
+
+    def _counted(self, size: int) -> int:
+        return max(0, size - self._room.free)

@@ -38,7 +38,7 @@ async def current(database: Database) -> str | None:
     """Return the revision that a database is at; None for one that is new."""
     async with database.read() as session:
         connection = await session.connection()
-        return await connection.run_sync(_current)
+        return await connection.run_sync(revision_of)
 
 
 def problem(found: str | None, *, is_sqlite: bool) -> str | None:
@@ -83,15 +83,25 @@ async def upgrade(database: Database) -> None:
         StorageUnavailable, StorageFull: the database cannot be changed; it is as before.
         WrongRevision: the database is of a newer generation than this program.
     """
-    found = await current(database)
-    if found and found >= head():
-        if not _knows(found):
-            raise WrongRevision(f"the database {_too_new(found)}")
+    if not is_older(await current(database)):
         return
     # Alembic takes half a second to import, and at most starts there is nothing for it to do.
     from ocr_api.migrations import steps  # noqa: PLC0415
 
     await database.run_sync(steps.apply)
+
+
+def is_older(found: str | None) -> bool:
+    """Tell whether a database at this revision lacks steps of this program.
+
+    Raises:
+        WrongRevision: it is of a newer generation.
+    """
+    if found is None or found < head():
+        return True
+    if not _knows(found):
+        raise WrongRevision(f"the database {_too_new(found)}")
+    return False
 
 
 def _knows(found: str) -> bool:
@@ -103,7 +113,8 @@ def _too_new(found: str) -> str:
     return f"was made by a newer Recto (revision {found}, here {head()}); update this one"
 
 
-def _current(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
+    """Return the revision that the database of a connection is at; None for one that is new."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     revision: str | None = connection.execute(

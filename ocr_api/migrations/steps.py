@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from ocr_api.migrations import FOLDER
+from ocr_api.migrations import FOLDER, is_older, revision_of
 
 _LOCK = 0x726563746F  # "recto" in ASCII: one number for all, within PostgreSQL's bigint
 
@@ -22,6 +22,8 @@ def apply(connection: Connection) -> None:
     """Run all steps that the database lacks, when nobody else does."""
     if connection.dialect.name == "postgresql":
         _take_turn(connection)
+    if not is_older(revision_of(connection)):
+        return  # who had the turn before was newer, or as new
     command.upgrade(config(connection), "head")
 
 

@@ -47,6 +47,8 @@ class Limit:
         self._waiting: deque[int] = deque(maxlen=_READINGS)
         self.seconds: float | None = None
         """Mean time of an answer, of late; None before the first."""
+        self.newest = 0.0
+        """That of the last one."""
 
     @property
     def value(self) -> int:
@@ -61,6 +63,7 @@ class Limit:
             now: the clock's time.
             full: no further request was allowed meanwhile; else nothing says that more fit.
         """
+        self.newest = seconds
         self.seconds = seconds if self.seconds is None else _mean(self.seconds, seconds, _RECENT)
         self._refused = _mean(self._refused, 0.0, self._weight)
         passed = 0.0 if self._grown is None else min(now - self._grown, _LONGEST_STEP)

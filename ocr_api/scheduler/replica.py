@@ -1,7 +1,7 @@
 """Servers that run one card, and the places that they have for pages.
 
-A place is one request at one server. It goes to whoever is next the moment it is free, so that a
-free place and a page that could take it are never seen together.
+A place is one request at one server. It goes to whoever is next the moment it is free, or, at a
+busy server, after the pause since the last page that waited.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ Addresses = Callable[[tuple[str, ...]], tuple[str, ...]]
 _PACE = 0.6
 """Of the time in which a busy server frees one place on average: so long is the pause between two
 pages that waited. Answers that end within a moment would else be followed by pages that end within
-a moment again, and whoever comes just after waits for a whole answer. A document's first page goes
-in the pause, where it is next."""
+a moment again, and whoever comes just after waits for a whole answer. A document with nothing at
+work goes in the pause, where it is next."""
 _LONGEST_PAUSE = 1.0  # seconds
-_PACED_FROM = 8
+_BUSY = 0.25
+"""Of its places: below, there is no pause."""
+_PACED_FROM = 16
 """Places: with fewer, ends that differ would leave too large a share of them empty."""
 _REST = 0.25
 """Longest seconds that a place rests after a refusal: a server that is full is not asked by all
@@ -79,9 +81,11 @@ class Replica:
     def spacing(self) -> float:
         """Return the seconds from one page that waited to the next; 0 where none are needed."""
         known, places = self.limit.seconds, self.limit.value
-        if self.url is None or known is None or places < _PACED_FROM:
+        is_busy = self.in_flight > places * _BUSY
+        if self.url is None or known is None or places < _PACED_FROM or not is_busy:
             return 0.0
-        return min(_PACE * known / places, _LONGEST_PAUSE)
+        # The newest answer's too: a mean of slow ones would hold up the quick ones that lower it.
+        return min(_PACE * min(known, self.limit.newest) / places, _LONGEST_PAUSE)
 
     def is_shunned(self) -> bool:
         """Tell whether others are better asked."""
@@ -199,9 +203,9 @@ class Places:
         if want.is_hopeless():
             raise away(self.card, replicas, self._clock())
         if room := [one for one in want.candidates() if one.has_room and not one.pauses]:
-            return self._give(member, min(room, key=lambda one: (one.in_flight, one.last_asked)))
+            return self._give(member, min(room, key=_by_load))
         self.line.wait(member, want)
-        for one in want.candidates():
+        for one in sorted(want.candidates(), key=_by_load):
             self.fill(one)
         try:
             return await future
@@ -220,7 +224,8 @@ class Places:
         """
         replica = taken.replica
         before = replica.most
-        full = replica.in_flight >= before
+        # A place that is empty for a moment says nothing about what the server takes.
+        full = replica.in_flight >= before or (replica.pauses and self.line.first() is not None)
         replica.in_flight -= 1
         taken.member.count(-1)
         self._learn(taken, error, full=full)
@@ -234,14 +239,20 @@ class Places:
         def accepts(want: Want) -> bool:
             return not want.granted.done() and replica in want.candidates()
 
-        while replica.has_room and self._may_go_on(replica) and (found := self.line.next(accepts)):
+        while replica.has_room and self._may_go_on(replica, accepts):
+            found = self.line.next(accepts)
+            if found is None:
+                return
             member, want = found
             want.granted.set_result(self._give(member, replica))
             self._pause(replica)
 
-    def _may_go_on(self, replica: Replica) -> bool:
-        """Tell whether the next page may be sent; in a pause, only a document's first."""
-        return not replica.pauses or ((first := self.line.first()) is not None and not first.held)
+    def _may_go_on(self, replica: Replica, accepts: Callable[[Want], bool]) -> bool:
+        """Tell whether the next page may be sent; in a pause, only of a document without others."""
+        if not replica.pauses:
+            return True
+        first = self.line.first()
+        return first is not None and not first.held and accepts(first.waiting[0])
 
     def _pause(self, replica: Replica) -> None:
         """Let a moment pass before the next page that waits is sent."""
@@ -329,6 +340,10 @@ class Places:
         replica.resting += 1
         rest = longest * random.uniform(0.5, 1)  # noqa: S311 - jitter is no secret
         asyncio.get_running_loop().call_later(rest, rested)
+
+
+def _by_load(replica: Replica) -> tuple[int, int]:
+    return replica.in_flight, replica.last_asked
 
 
 def away(card: Card, replicas: Sequence[Replica], now: float) -> EngineUnavailable:

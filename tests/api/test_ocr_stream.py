@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message
 
 from files_api.kit.errors import ValidationFailed
 from ocr_api import app
+from ocr_api.apis import mistral
 from ocr_api.apis.mistral import Mistral
 from ocr_api.apis.mistral.body import MOST_SECONDS, FileOcrBody, timeout_of, wants_events
 from ocr_api.apis.mistral.events import Events
@@ -678,8 +679,11 @@ class SlowCall(Call):
         await super()._send(message)
 
 
-async def test_whole_answers_take_room_until_they_are_sent(settings: Settings) -> None:
+async def test_whole_answers_take_room_until_they_are_sent(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R17: a client that does not take its answer leaves no room for another, but for a stream."""
+    monkeypatch.setattr(app, "SMALL_BYTES", 0)
     body = body_of(stream=False)
     little = {"max_answer_bytes": 1024, "max_answers_bytes": 1024}
     async with served(settings, **little) as (service, _), SlowCall(service, body) as slow:
@@ -694,6 +698,24 @@ async def test_whole_answers_take_room_until_they_are_sent(settings: Settings) -
         pages = json.loads(await slow.whole())["pages"]
         assert 512 < len(orjson.dumps(pages)) < 1024, "two are more than there is room for"
         await slow.task
+        async with Call(service, body) as again:
+            await again.whole()
+        assert again.status == 200
+
+
+async def test_who_takes_an_answer_too_slowly_loses_its_room(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "SMALL_BYTES", 0)
+    body = body_of(stream=False)
+    little = {"max_answer_bytes": 1024, "max_answers_bytes": 1024}
+    async with served(settings, **little) as (service, _), Call(service, body) as first:
+        await first.whole()
+        monkeypatch.setattr(mistral, "_SEND_SECONDS", 0.0)
+        async with SlowCall(service, body) as slow:
+            await slow.begun()
+            await asyncio.wait_for(slow.task, 30)
+        monkeypatch.undo()
         async with Call(service, body) as again:
             await again.whole()
         assert again.status == 200

@@ -117,6 +117,7 @@ THIRD: dict[str, list[Row]] = SECOND | {
 }  # fmt: skip
 ROWS = {"0001": FIRST, "0002": SECOND, "0003": THIRD}
 
+NEVER_DELETED = {"organisations"}
 CONTRACTS: dict[str, set[str]] = {}
 """What a step takes away on purpose, since no version that is still in use needs it; by step."""
 
@@ -163,7 +164,8 @@ def reflected(connection: Connection) -> dict[str, Any]:
 
 
 def _end(key: Mapping[str, Any]) -> tuple[Any, ...]:
-    return key["name"], key["referred_table"], tuple(key["referred_columns"])
+    ondelete = (key.get("options") or {}).get("ondelete")
+    return key["name"], key["referred_table"], tuple(key["referred_columns"]), ondelete
 
 
 async def fill(database: Database, rows: Mapping[str, list[Row]]) -> None:
@@ -288,6 +290,7 @@ async def test_an_older_program_writes_to_a_newer_database(
 def breaks(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     """Return what a step does that a program of the revision before it would not survive."""
     found = {f"table {name} is gone" for name in before.keys() - after.keys()}
+    found |= _holders(before, after)
     for name in before.keys() & after.keys():
         old, new = before[name]["columns"], after[name]["columns"]
         found |= {f"column {name}.{key} is gone" for key in old.keys() - new.keys()}
@@ -307,6 +310,16 @@ def breaks(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
         if _unique(after[name]) - _unique(before[name]):
             found.add(f"{name} has a new rule of uniqueness")
     return found
+
+
+def _holders(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Return which new tables keep an older program, that does not know them, from deleting."""
+    return {
+        f"rows of {name} would keep rows of {other} from going"
+        for name in after.keys() - before.keys()
+        for _, other, _, ondelete in after[name]["foreign"].values()
+        if other in before.keys() - NEVER_DELETED and not ondelete
+    }
 
 
 def _unique(table: dict[str, Any]) -> set[tuple[str, ...]]:
@@ -346,6 +359,14 @@ async def test_a_step_only_expands(database: Database, revision: str) -> None:
         ("ALTER TABLE usage ADD COLUMN more INTEGER", None),
         ("CREATE UNIQUE INDEX one ON usage (request_id)", "usage has a new rule of uniqueness"),
         ("CREATE TABLE more (id INTEGER NOT NULL)", None),
+        (
+            "CREATE TABLE more (file_id VARCHAR(36) REFERENCES files (id))",
+            "rows of more would keep rows of files from going",
+        ),
+        (
+            "CREATE TABLE more (f TEXT, FOREIGN KEY (f) REFERENCES files (id) ON DELETE CASCADE)",
+            None,
+        ),
     ],
 )
 async def test_a_step_that_contracts_is_found(
@@ -509,8 +530,16 @@ async def test_a_newer_database_of_this_generation_is_served(
         await migrations.upgrade(database)
         assert await migrations.current(database) == newer
     assert migrations.problem(newer, is_sqlite=database.is_sqlite) is None
+    monkeypatch.setattr(migrations, "current", before_its_turn)
+    await migrations.upgrade(database)
+    monkeypatch.undo()
     await fill(database, ROWS[migrations.head()])
     assert await kept(database, ROWS[migrations.head()]) == ROWS[migrations.head()]
+
+
+async def before_its_turn(_: Database) -> str | None:
+    """What was found when somebody newer was about to upgrade."""
+    return None
 
 
 def next_step(revision: str) -> str:

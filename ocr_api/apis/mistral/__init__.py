@@ -14,8 +14,9 @@ Either route answers whole, or with a stream: ``start``, a ``page`` for each pag
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,7 +30,6 @@ from files_api.callers import OcrCaller, acting_in_body, needs, require
 from files_api.kit import errors
 from files_api.kit.bodies import ClientGoneError, HeldBody
 from files_api.kit.observe import request_id
-from files_api.kit.room import Hold
 from files_api.kit.web import Deferred, documented, door_route, known, superset, until_gone
 from ocr_api.apis import Door, Services
 from ocr_api.apis.mistral.answer import Answer, Part, joined
@@ -53,7 +53,11 @@ from ocr_api.result import Page
 
 FileOcrCaller = Annotated[Principal, Depends(needs("ocr", "files:read"))]
 
-_SHORT_BYTES = 1 << 20
+_SHORT_BYTES = 1 << 16
+"""So much the server takes without waiting for the client (uvicorn's high-water mark)."""
+_PIECE_BYTES = 1 << 20
+_SEND_SECONDS, _LEAST_RATE = 60.0, 1 << 16
+"""How long a client may take over a whole answer: seconds, and bytes a second beyond."""
 _COMMON = (
     errors.InvalidRequest,
     errors.InvalidJson,
@@ -147,12 +151,15 @@ class _Reading:
             AppError: something went wrong before the first byte; later, in a stream, it is an
                 event.
         """
-        with self.services.answers.hold(self.caller.org_id) as hold:
-            whole = await self._whole_or_streamed(send, hold)
+        with ExitStack() as stack:
+            whole = await self._whole_or_streamed(send, stack)
             if whole is not None:
-                await whole(self.request.scope, self.request.receive, send)
+                size = int(whole.headers["content-length"])
+                # Who takes it drop by drop must not hold its room for ever.
+                async with asyncio.timeout(_SEND_SECONDS + size / _LEAST_RATE):
+                    await whole(self.request.scope, self.request.receive, send)
 
-    async def _whole_or_streamed(self, send: Send, hold: Hold) -> Response | None:
+    async def _whole_or_streamed(self, send: Send, stack: ExitStack) -> Response | None:
         """Do what `answer` does, but for sending a whole answer.
 
         Returns:
@@ -163,7 +170,7 @@ class _Reading:
         """
         async with Events(send, self.beat) as events:
             try:
-                answer = await self._answered(events, hold)
+                answer = await self._answered(events, stack)
             except ClientGoneError:
                 raise
             except Exception as error:
@@ -178,7 +185,7 @@ class _Reading:
         await events.end()
         return None
 
-    async def _answered(self, events: Events, hold: Hold) -> Response | Part:
+    async def _answered(self, events: Events, stack: ExitStack) -> Response | Part:
         """Return the whole answer, or the last part of one whose others were sent.
 
         The request is counted before its body comes, and so for the organisation of its key: a
@@ -194,7 +201,7 @@ class _Reading:
                 if wants_events(held.body, headers.getlist("accept")):
                     work = self._stream(events, held, who, seconds)
                 else:
-                    work = self._whole(held, who, seconds, hold)
+                    work = self._whole(held, who, seconds, stack)
                 return await until_gone(self.request, work)
 
     @asynccontextmanager
@@ -208,9 +215,10 @@ class _Reading:
                 yield held
 
     async def _whole(
-        self, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None, hold: Hold
+        self, held: HeldBody[FileOcrBody], who: Principal, seconds: float | None, stack: ExitStack
     ) -> Response:
-        """Return the answer once all of it is there."""
+        """Return the answer once all of it is there; the stack gets its room."""
+        hold = stack.enter_context(self.services.answers.hold(who.org_id))
         async with self._opened(held, who, seconds) as (run, pages):
             answer = Answer(run)
             async with aclosing(answer.parts(pages)) as parts:
@@ -278,10 +286,15 @@ def _of_card(run: Run) -> dict[str, str]:
 
 
 def _json(pieces: list[bytes], headers: dict[str, str]) -> Response:
-    """Return an answer: a short one in one piece, which costs less; a long one without a copy."""
+    """Return an answer: a long one without a copy, others in one piece, which costs less.
+
+    All but short ones are streams, since those end when the client has them.
+    """
     size, media_type = sum(map(len, pieces)), "application/json"
+    if size <= _PIECE_BYTES:
+        pieces = [b"".join(pieces)]
     if size <= _SHORT_BYTES:
-        return Response(b"".join(pieces), headers=headers, media_type=media_type)
+        return Response(pieces[0], headers=headers, media_type=media_type)
     headers = {**headers, "Content-Length": str(size)}
     return StreamingResponse(_each(pieces), headers=headers, media_type=media_type)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from files_api.accounts import ensure_local
+from files_api.accounts import Principal, ensure_local
 from files_api.blobs import open_store
 from files_api.files import Files
 from files_api.kit.db import Base, Database
@@ -26,7 +26,8 @@ async def test_copies_take_room_while_they_are_open(tmp_path: Path, blob_url: st
     database, blobs = Database(f"sqlite:///{tmp_path / 'some.db'}"), open_store(blob_url)
     await database.run_sync(Base.metadata.create_all)
     room = helpers.room(3 * SIZE)
-    files = Files(database, blobs, Links(b"s" * 32), Quota(), 1000, room=room)
+    links = Links(b"s" * 32, public_url="http://recto.test")
+    files = Files(database, blobs, links, Quota(), 1000, room=room)
     try:
         me = await ensure_local(database)
         received = await files.receive(me, _content())
@@ -43,6 +44,12 @@ async def test_copies_take_room_while_they_are_open(tmp_path: Path, blob_url: st
                     refused = error
                 assert (refused is not None) == blobs.makes_copies
         assert room.held == 0
+        url, _ = await files.sign(me, record.id, "http://recto.test", 60)
+        with room.hold(me.org_id) as all_that_is_mine:
+            all_that_is_mine.take(SIZE)
+            async with files.open_link(Principal("somebody else"), url) as file:  # and it is theirs
+                assert file is not None
+                assert room.held == (2 * SIZE if blobs.makes_copies else SIZE)
         assert blobs.makes_copies == blob_url.startswith("s3:")
     finally:
         await blobs.close()

@@ -324,20 +324,20 @@ async def test_links_that_are_given_back(store: Store) -> None:
     file_id = await put(store)
     url, expires_at = await store.files.sign(store.me, file_id, BASE, 60)
     assert expires_at == int(store.now) + 60
-    async with store.files.open_link(url.replace("recto.test", "10.0.0.1:8000")) as file:
+    async with store.files.open_link(STRANGER, url.replace("recto.test", "10.0.0.1:8000")) as file:
         assert file is not None
         assert file.path.read_bytes() == b"%PDF-1.7"
-    async with store.files.open_link("https://example.org/a.pdf") as file:
+    async with store.files.open_link(STRANGER, "https://example.org/a.pdf") as file:
         assert file is None
     altered = url[:-1] + ("A" if url[-1] != "A" else "B")
     with pytest.raises(InvalidLink):
-        async with store.files.open_link(altered):
+        async with store.files.open_link(STRANGER, altered):
             pass
     with pytest.raises(LinkForbidden):
         await store.files.read_link(altered)
     store.now += 60
     with pytest.raises(InvalidLink):
-        async with store.files.open_link(url):
+        async with store.files.open_link(STRANGER, url):
             pass
 
 
@@ -347,7 +347,7 @@ async def test_a_deleted_file_ends_its_links(store: Store) -> None:
     assert await store.files.delete(store.me, file_id) == file_id
     assert store.blob_files() == []
     with pytest.raises(InvalidLink):
-        async with store.files.open_link(url):
+        async with store.files.open_link(STRANGER, url):
             pass
     with pytest.raises(FileNotFound):
         await store.files.delete(store.me, file_id)
@@ -369,7 +369,7 @@ async def test_a_link_whose_file_goes_while_it_is_opened(
 
     monkeypatch.setattr(store.files, "get", get)
     with pytest.raises(InvalidLink):
-        async with store.files.open_link(url):
+        async with store.files.open_link(STRANGER, url):
             pass
     assert asked == 1
 
@@ -377,7 +377,7 @@ async def test_a_link_whose_file_goes_while_it_is_opened(
 async def test_an_error_of_who_reads_a_link_is_not_the_links(store: Store) -> None:
     url, _ = await store.files.sign(store.me, await put(store), BASE, 60)
     with pytest.raises(FileNotFound):
-        async with store.files.open_link(url):
+        async with store.files.open_link(STRANGER, url):
             raise FileNotFound
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -64,7 +65,45 @@ def test_what_is_refused_holds_nothing() -> None:
     assert found.held == 0
 
 
+def test_what_is_let_go_of_takes_no_more() -> None:
+    """A thread whose caller was cancelled goes on, and nobody would let go of what it takes."""
+    found = room()
+    with found.hold("1") as hold:
+        hold.take(20)
+    with pytest.raises(ValueError, match="was let go of"):
+        hold.take(20)
+    assert found.held == 0
+
+
+def test_the_first_bytes_of_each_may_be_free() -> None:
+    found = Room("things", 100, 10, refusal="Too many.", seconds=30, free=8)
+    with found.hold("1") as large, found.hold("1") as small:
+        large.take(5)
+        assert found.held == 0
+        large.take(53)
+        assert found.held == 50
+        small.take(8)
+        with pytest.raises(RateLimited) as caught:
+            small.take(1)
+        assert caught.value.headers() == {"Retry-After": "30"}
+        with found.hold("2") as other, found.hold("3") as third:
+            other.take(58)
+            with pytest.raises(Overloaded) as full:
+                third.take(9)
+            assert full.value.headers() == {"Retry-After": "30"}
+    assert found.held == 0
+
+
 def test_threads_lose_no_count() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        count_in_threads()
+    finally:
+        sys.setswitchinterval(before)
+
+
+def count_in_threads() -> None:
     found = room(total=1 << 40, least=1 << 40)
 
     def work(owner: str) -> None:

@@ -66,7 +66,8 @@ class FakeFiles:
             self.opened -= 1
 
     @asynccontextmanager
-    async def open_link(self, url: str) -> AsyncIterator[StoredFile | None]:
+    async def open_link(self, reader: Principal, url: str) -> AsyncIterator[StoredFile | None]:
+        assert reader == ME
         if not url.startswith(OURS):
             yield None
             return
@@ -333,7 +334,8 @@ async def test_a_cancelled_fetch_leaves_nothing(house: House, when: str) -> None
 
 
 async def test_a_cancelled_decoding_leaves_nothing(tmp_path: Path, house: House) -> None:
-    big = Documents(house.files, house.outbound, house.scratch, 100_000_000, helpers.room())
+    room = helpers.room()
+    big = Documents(house.files, house.outbound, house.scratch, 100_000_000, room)
     text = pybase64.b64encode(PDF + bytes(20_000_000)).decode()
 
     async def read() -> None:
@@ -347,6 +349,8 @@ async def test_a_cancelled_decoding_leaves_nothing(tmp_path: Path, house: House)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert house.left_over() == []
+    await asyncio.get_running_loop().shutdown_default_executor()  # the thread went on
+    assert room.held == 0
 
 
 @pytest.mark.parametrize(
