@@ -73,7 +73,8 @@ class Asking:
                 place = await self._places.take(self._member, left)
             except EngineUnavailable as nobody:  # is left in this round
                 if not await self._pause(replicas):
-                    raise (last or nobody) from None
+                    # A page that was cut off once, and can be asked for no more, is not at fault.
+                    raise (last if isinstance(last, EngineUnavailable) else nobody) from last
                 tried.clear()
                 continue
             if last is not None:

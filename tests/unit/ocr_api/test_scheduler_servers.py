@@ -200,6 +200,25 @@ async def test_those_who_wait_fail_when_no_server_is_left() -> None:
     await world.end()
 
 
+async def test_r6_a_page_that_was_cut_off_by_the_end_of_its_server_is_not_at_fault() -> None:
+    """Its answer broke off, and there is nobody left to be asked again: 503, not 500."""
+    world = World(probes=(0.0, 0.0, 0.0, 30.0))
+    world.engine.ill = {ONE}
+
+    async def cut_off(url: str | None) -> Any:
+        world.asked.append(url)
+        for _ in range(3):
+            replica(world).circuit.failed(0)
+        world.scheduler._watch.suspect(replica(world))
+        await settle()
+        raise PageFailed
+
+    with pytest.raises(EngineUnavailable, match="No server that runs m answers"):
+        await world.admit().ask(CARD, (ONE,), cut_off)
+    assert world.asked == [ONE]
+    await world.end()
+
+
 async def test_while_a_server_is_looked_at_its_pages_wait(world: World) -> None:
     """They are neither sent there nor refused: in a moment it is known."""
     world.engine.hangs = True
