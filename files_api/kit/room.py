@@ -32,7 +32,8 @@ class Room:
             least: an owner may always hold so many, so that one thing of full length gets in.
             refusal: what an owner is told that holds too much: a sentence.
             seconds: after which another try makes sense.
-            free: bytes of each request that do not count: large things keep small ones not out.
+            free: bytes of each request that do not count, so that large things keep no small ones
+                out.
         """
         self.free = free
         self._seconds = seconds
