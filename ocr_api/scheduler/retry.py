@@ -73,8 +73,10 @@ class Asking:
                 place = await self._places.take(self._member, left)
             except EngineUnavailable as nobody:  # is left in this round
                 if not await self._pause(replicas):
+                    if last is None or isinstance(last, EngineUnavailable):
+                        raise (last or nobody) from None
                     # A page that was cut off once, and can be asked for no more, is not at fault.
-                    raise (last if isinstance(last, EngineUnavailable) else nobody) from last
+                    raise nobody from last
                 tried.clear()
                 continue
             if last is not None:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 LONGEST_RETRY_SECONDS = 120
 """OpenAI's clients do not retry at all where ``Retry-After`` asks for more."""
+_MOST_CAUSES = 8
+"""Of an error in its log line; an exception may be its own cause."""
 
 
 class AppError(Exception):
@@ -32,8 +34,8 @@ class AppError(Exception):
 
         Kinds only: what a driver or a library says may quote a URL, a key or a document.
         """
-        kinds, behind = [], self.__cause__
-        while behind:
+        kinds, behind = list[str](), self.__cause__
+        while behind and len(kinds) < _MOST_CAUSES:
             kinds.append(type(behind).__name__)
             behind = behind.__cause__
         return " < ".join(kinds)
