@@ -244,8 +244,14 @@ class Uploads:
                 parts = await rows.parts(session, upload)
             if upload.status != "completed":
                 rows.check_open(upload)
-                ordered = chosen(parts, part_ids, upload.bytes)
-                await self._put_together(principal, upload, ordered, md5)
+                try:
+                    ordered = chosen(parts, part_ids, upload.bytes)
+                except UploadIncomplete:
+                    # Its parts are gone, too, where another process ended it between the two looks.
+                    if not await self._was_completed(principal, upload_id):
+                        raise
+                else:
+                    await self._put_together(principal, upload, ordered, md5)
         return await self.get(principal, upload_id)
 
     async def cancel(self, principal: Principal, upload_id: str) -> UploadRecord:
@@ -305,6 +311,14 @@ class Uploads:
             await self._delete_blobs([row.blob_key])
             raise
 
+    async def _was_completed(self, principal: Principal, upload_id: str) -> bool:
+        """Tell whether an upload is completed now; raise `UploadClosed` if it ended otherwise."""
+        now = await self.get(principal, upload_id)
+        if now.status == "completed":
+            return True
+        rows.check_open(now)
+        return False
+
     async def _put_together(
         self,
         principal: Principal,
@@ -322,10 +336,8 @@ class Uploads:
                 received = await self._files.receive(principal, chunks, upload.bytes)
             await finished(self._make_file(principal, upload, received))
         except (BlobMissing, UploadClosed) as error:
-            now = await self.get(principal, upload.id)
-            if now.status == "completed":
+            if await self._was_completed(principal, upload.id):
                 return
-            rows.check_open(now)
             raise UploadIncomplete(
                 "The bytes of a part are lost; send the parts again.", param="part_ids"
             ) from error

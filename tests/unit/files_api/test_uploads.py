@@ -32,7 +32,7 @@ from files_api.kit.ids import new_id
 from files_api.links import Links
 from files_api.quota import Quota
 from files_api.tables import Organisation, StoredFileRow, UploadPartRow, UploadRow
-from files_api.uploads import MAX_PART_BYTES, MAX_PARTS, PartRecord, UploadRecord, Uploads
+from files_api.uploads import MAX_PART_BYTES, MAX_PARTS, PartRecord, UploadRecord, Uploads, rows
 
 STRANGER = Principal("0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 NOBODY = Principal("0193ffff-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
@@ -547,6 +547,30 @@ async def test_another_process_is_faster(local: Store, end: str, parts_gone: boo
         await local.blobs.delete(key)
     assert len(await local.keys()) == (1 if end == "complete" else 0)
     assert await local.counted() == ((len(PDF), 1) if end == "complete" else (0, 0))
+
+
+@pytest.mark.parametrize("ends", ["completed", "cancelled"])
+async def test_an_upload_may_end_between_two_looks_at_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Its row was found open, and its parts are gone: another process was quicker."""
+    other = store.another()
+    upload, parts = await whole(store)
+
+    async def late(*_: object) -> dict[str, PartRecord]:
+        monkeypatch.undo()
+        if ends == "completed":
+            await other.complete(store.me, upload.id, parts)
+        else:
+            await other.cancel(store.me, upload.id)
+        return {}
+
+    monkeypatch.setattr(rows, "parts", late)
+    if ends == "completed":
+        assert (await store.uploads.complete(store.me, upload.id, parts)).status == "completed"
+    else:
+        with pytest.raises(UploadClosed):
+            await store.uploads.complete(store.me, upload.id, parts)
 
 
 async def test_processes_race_and_one_file_comes_of_it(store: Store) -> None:

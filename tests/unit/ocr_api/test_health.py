@@ -92,7 +92,16 @@ async def ready(services: dict[str, Any], times: int = 1) -> dict[str, Any]:
     """Return the answer of `/readyz`, the same for all who ask at once."""
     app = FastAPI()
     parts: dict[str, Any] = dict.fromkeys(
-        ("pipeline", "registry", "traffic", "bodies", "max_answer_bytes", "limits", "usage")
+        (
+            "pipeline",
+            "registry",
+            "traffic",
+            "bodies",
+            "max_answer_bytes",
+            "answers",
+            "limits",
+            "usage",
+        )
     )
     models = services.pop("model_checks")
     parts["model_checks"] = lambda: models
