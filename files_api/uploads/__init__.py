@@ -274,11 +274,8 @@ class Uploads:
     async def expire(self, batch: int = 100, org_id: str | None = None) -> int:
         """End the uploads whose time has passed, and remove their parts; return how many.
 
-        Uploads that ended, and whose time passed more than a week ago, are forgotten.
-
-        Args:
-            batch: how many are looked up at once.
-            org_id: whose; None means everybody's.
+        Uploads that ended, and whose time passed more than a week ago, are forgotten. ``batch``
+        are looked up at once; ``org_id`` None means everybody's.
         """
         count, place = 0, ""
         while overdue := await self._overdue(place, batch, org_id):
@@ -314,10 +311,9 @@ class Uploads:
     async def _was_completed(self, principal: Principal, upload_id: str) -> bool:
         """Tell whether an upload is completed now; raise `UploadClosed` if it ended otherwise."""
         now = await self.get(principal, upload_id)
-        if now.status == "completed":
-            return True
-        rows.check_open(now)
-        return False
+        if now.status != "completed":
+            rows.check_open(now)
+        return now.status == "completed"
 
     async def _put_together(
         self,

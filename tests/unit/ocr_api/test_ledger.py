@@ -373,7 +373,8 @@ async def test_a_page_alone_is_written_soon(room: Room) -> None:
         ledger.keep(at(page), said())
         begun = asyncio.get_running_loop().time()
         await soon(partial(written, commits, page + 1))
-        assert asyncio.get_running_loop().time() - begun >= 0.9 * queue.SECONDS
+        # Part of its time may have passed: it is counted from when the writer was ready.
+        assert asyncio.get_running_loop().time() - begun >= 0.25 * queue.SECONDS
     assert await room.count() == 2
     await ledger.close()
     await ledger.close()
